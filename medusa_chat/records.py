@@ -1,0 +1,138 @@
+"""What crosses from one room to another: frozen records, no torch, no logic beyond what they hold.
+
+The engine's child process speaks these as JSON lines (engine/process.py), so every field is plain data.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import Literal
+
+Role = Literal["system", "user", "assistant"]
+AcceptanceRule = Literal["exact", "typical"]
+Quantization = Literal["4bit", "8bit", "none"]
+Device = Literal["auto", "cuda", "cpu"]
+DType = Literal["auto", "float32", "bfloat16", "float16"]
+FinishReason = Literal["eos", "stop", "length", "context", "cancelled"]
+
+
+@dataclass(frozen=True, slots=True)
+class Message:
+    """One turn of a conversation."""
+
+    role: Role
+    content: str
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class SamplingOptions:
+    """How the next token is chosen. The engine reads these afresh at every step.
+
+    temperature: 0 is greedy. top_p, top_k, min_p: 1.0, 0 and 0.0 switch each filter off.
+    seed: None draws a fresh one for each reply. max_tokens: of one reply.
+    acceptance: "exact" keeps the base model's distribution; "typical" is the paper's rule and is lossy.
+    drafting: False decodes plainly. tree_size: nodes of the draft tree, root included; None lets the
+    engine choose from measured step times.
+    """
+
+    temperature: float = 0.2
+    top_p: float = 0.9
+    top_k: int = 0
+    min_p: float = 0.0
+    seed: int | None = None
+    max_tokens: int = 1024
+    acceptance: AcceptanceRule = "exact"
+    drafting: bool = True
+    tree_size: int | None = None
+    stop: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        """Raises ValueError with a sentence naming the option and its range."""
+        if not 0.0 <= self.temperature <= 5.0:
+            raise ValueError(f"Temperature must lie between 0 and 5, not {self.temperature:g}.")
+        if not 0.0 < self.top_p <= 1.0:
+            raise ValueError(f"Top-p must be above 0 and at most 1, not {self.top_p:g}.")
+        if self.top_k < 0:
+            raise ValueError(f"Top-k must be 0 (off) or a positive number, not {self.top_k}.")
+        if not 0.0 <= self.min_p < 1.0:
+            raise ValueError(f"Min-p must be at least 0 and below 1, not {self.min_p:g}.")
+        if self.max_tokens < 1:
+            raise ValueError(f"The number of new tokens must be at least 1, not {self.max_tokens}.")
+        if self.tree_size is not None and not 1 <= self.tree_size <= 64:
+            raise ValueError(f"The tree size must lie between 1 and 64 nodes, not {self.tree_size}.")
+        if self.seed is not None and not 0 <= self.seed < 2**63:
+            raise ValueError(f"The seed must lie between 0 and 2^63 - 1, not {self.seed}.")
+
+
+@dataclass(frozen=True, slots=True)
+class StepStats:
+    """One base forward. num_nodes: rows verified (1 when decoding plainly). num_tokens: tokens it emitted,
+    so num_tokens - 1 drafts were accepted. seconds: wall time of the whole step. context_tokens: tokens
+    in the conversation after it. The prefill of a reply is reported with num_nodes 0.
+    """
+
+    num_nodes: int
+    num_tokens: int
+    seconds: float
+    context_tokens: int
+
+
+@dataclass(frozen=True, slots=True)
+class ReplyStarted:
+    """First item of a reply. num_cached: prompt tokens whose KV rows were kept from the turn before.
+    num_dropped: oldest messages left out because the conversation outgrew the context.
+    """
+
+    num_prompt_tokens: int
+    num_cached: int
+    num_dropped: int
+
+
+@dataclass(frozen=True, slots=True)
+class Chunk:
+    """What one step added to the reply. text may be empty while a character or stop string is incomplete.
+    finish_reason is set on the last chunk only.
+    """
+
+    text: str
+    ids: tuple[int, ...]
+    step: StepStats
+    finish_reason: FinishReason | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadProgress:
+    """How far loading has come. fraction: 0..1, or None when it can't be known."""
+
+    message: str
+    fraction: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LoadRequest:
+    """What the user asked for, before it is resolved. model: a registry name or a folder."""
+
+    model: str
+    heads: str | None = None
+    quantization: Quantization | None = None
+    device: Device = "auto"
+    dtype: DType = "auto"
+
+
+@dataclass(frozen=True, slots=True)
+class EngineInfo:
+    """What is loaded. step_seconds: tree size -> measured seconds of one whole step on this machine
+    (1 is plain decoding, the reference of the speed-up). tree_size: what the engine chose from them.
+    memory_bytes: weights, heads and KV cache, as allocated.
+    """
+
+    model: str
+    quantization: Quantization
+    device: str
+    device_name: str
+    dtype: str
+    context_length: int
+    num_heads: int
+    tree_size: int
+    memory_bytes: int
+    step_seconds: dict[int, float] = field(default_factory=dict)
