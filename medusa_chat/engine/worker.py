@@ -30,13 +30,12 @@ class ServableSession(Protocol):
     """The part of engine.session.Session that a worker drives."""
 
     options: SamplingOptions
+    cancelled: bool
 
     @property
     def info(self) -> EngineInfo: ...
 
     def reply(self, messages: Sequence[Message]) -> Iterator[ReplyStarted | Chunk]: ...
-
-    def cancel(self) -> None: ...
 
     def close(self) -> None: ...
 
@@ -75,14 +74,18 @@ class Worker:
                     if self._session is not None:
                         self._session.options = options
                 case wire.Cancel():
-                    if self._session is not None:
-                        self._session.cancel()
+                    self._set_cancelled(True)
                 case _:
+                    # Lowered here, not when the reply starts: a cancel may be read before that.
+                    self._set_cancelled(False)
                     self._queue.put(request)
         # The parent is gone or wants the end: a reply under way must not outlive it.
         self._queue.put(None)
+        self._set_cancelled(True)
+
+    def _set_cancelled(self, cancelled: bool) -> None:
         if self._session is not None:
-            self._session.cancel()
+            self._session.cancelled = cancelled
 
     def _load(self, request: LoadRequest) -> None:
         if self._session is not None:
