@@ -1,0 +1,123 @@
+"""Draft trees: which of the heads' guesses are verified together (paper, §2.1.2 and §2.3.3).
+
+A node is named by its path of ranks: (0,) is head 1's best guess, (2, 1) is head 2's second-best guess
+below head 1's third. The root, the empty path (), is the token already decided.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections.abc import Iterable, Sequence
+from functools import cached_property
+
+import torch
+
+from medusa_chat.errors import UsageError
+
+Path = tuple[int, ...]
+
+# P(head k's i-th guess is right) for heads that bring no calibration of their own: top-1 and top-5 of the
+# published Vicuna-7B heads, filled in between by a power law.
+_PUBLISHED_TOP1_TOP5 = ((0.56, 0.78), (0.32, 0.56), (0.20, 0.42), (0.15, 0.34), (0.12, 0.30))
+_NUM_RANKS = 10
+
+
+class Tree:
+    """A draft tree of N nodes in order of depth; node 0 is the root.
+
+    paths: node -> path. parents: node -> node, -1 for the root. depths: node -> length of its path.
+    children: node -> {rank: node}.
+    """
+
+    def __init__(self, paths: Iterable[Path]) -> None:
+        """Takes the paths of all nodes; the root may be left out. Raises UsageError on a missing parent."""
+        self.paths: list[Path] = sorted({(), *map(tuple, paths)}, key=lambda path: (len(path), path))
+        index = {path: node for node, path in enumerate(self.paths)}
+        orphans = [path for path in self.paths[1:] if path[:-1] not in index]
+        if orphans:
+            raise UsageError(f"The tree has the node {list(orphans[0])} but not its parent {list(orphans[0][:-1])}.")
+        self.parents = [-1, *(index[path[:-1]] for path in self.paths[1:])]
+        self.depths = [len(path) for path in self.paths]
+        self.children: list[dict[int, int]] = [{} for _ in self.paths]
+        for node, path in enumerate(self.paths[1:], start=1):
+            self.children[self.parents[node]][path[-1]] = node
+
+    def __len__(self) -> int:
+        return len(self.paths)
+
+    @property
+    def depth(self) -> int:
+        """Heads needed."""
+        return self.depths[-1]
+
+    @cached_property
+    def num_ranks(self) -> int:
+        """Guesses needed of each head."""
+        return 1 + max((path[-1] for path in self.paths[1:]), default=-1)
+
+    @cached_property
+    def visible(self) -> torch.Tensor:
+        """(N, N) bool: a node sees its ancestors and itself."""
+        visible = torch.eye(len(self), dtype=torch.bool)
+        for node, parent in enumerate(self.parents[1:], start=1):
+            visible[node] |= visible[parent]
+        return visible
+
+    @cached_property
+    def positions(self) -> torch.Tensor:
+        """(N,) each node's position behind the context: its depth."""
+        return torch.tensor(self.depths)
+
+    @cached_property
+    def gather_indices(self) -> torch.Tensor:
+        """(N - 1,) into the flattened (depth, num_ranks) guesses: which guess each node but the root is."""
+        return torch.tensor(
+            [(len(path) - 1) * self.num_ranks + path[-1] for path in self.paths[1:]], dtype=torch.long
+        )
+
+    def fill(self, root: int, head_logits: torch.Tensor) -> torch.Tensor:
+        """Token ids of all nodes from the heads' logits (K, V): (N,) ids, the root's first."""
+        guesses = head_logits[: self.depth].topk(self.num_ranks).indices  # (depth, num_ranks)
+        drafts = guesses.flatten()[self.gather_indices.to(guesses.device)]
+        return torch.cat([drafts.new_tensor([root]), drafts])
+
+
+def search_tree(rank_accuracy: Sequence[Sequence[float]], num_nodes: int) -> Tree:
+    """The tree of num_nodes nodes (root included) with most expected tokens per step.
+
+    rank_accuracy[k][i] = P(head k's i-th guess is the base model's choice). Grows from the root, each time
+    adding the neighbour (next sibling or first child) with the largest product along its path: the paper's
+    greedy expansion, which is optimal as the products only fall along both.
+    """
+    chosen: list[Path] = []
+    frontier = [(-rank_accuracy[0][0], (0,))] if rank_accuracy else []
+    while frontier and len(chosen) < num_nodes - 1:
+        negative, path = heapq.heappop(frontier)
+        chosen.append(path)
+        depth, rank = len(path), path[-1]
+        accuracies = rank_accuracy[depth - 1]
+        if rank + 1 < len(accuracies) and accuracies[rank] > 0:
+            sibling = negative / accuracies[rank] * accuracies[rank + 1]
+            heapq.heappush(frontier, (sibling, (*path[:-1], rank + 1)))
+        if depth < len(rank_accuracy):
+            heapq.heappush(frontier, (negative * rank_accuracy[depth][0], (*path, 0)))
+    return Tree(chosen)
+
+
+def expected_tokens(tree: Tree, rank_accuracy: Sequence[Sequence[float]]) -> float:
+    """Tokens per step to expect: 1 + the sum over nodes of the product of accuracies along their paths."""
+    reach = [1.0]
+    for node, path in enumerate(tree.paths[1:], start=1):
+        reach.append(reach[tree.parents[node]] * rank_accuracy[len(path) - 1][path[-1]])
+    return sum(reach)
+
+
+def published_rank_accuracy(num_heads: int) -> list[list[float]]:
+    """(K, ranks) accuracies for heads that bring no calibration counts of their own."""
+    rows = []
+    for head in range(num_heads):
+        top1, top5 = _PUBLISHED_TOP1_TOP5[min(head, len(_PUBLISHED_TOP1_TOP5) - 1)]
+        weights = [1 / rank**1.5 for rank in range(1, _NUM_RANKS)]
+        scale = (top5 - top1) / sum(weights[:4])
+        rows.append([top1, *(scale * weight for weight in weights)])
+    return rows

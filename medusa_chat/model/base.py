@@ -1,0 +1,101 @@
+"""The base model: one forward of N tokens over a cache, to hidden states and to logits."""
+
+from __future__ import annotations
+
+import hashlib
+from typing import Any
+
+import torch
+
+from medusa_chat.errors import UnsupportedModel
+from medusa_chat.model.attention import GROUPED_ATTENTION
+from medusa_chat.model.cache import KVCache
+
+# Model types whose attention is exactly softmax(scale · QK^T + mask)V: these may use ours.
+LLAMA_FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3"})
+_PREFILL_CHUNK = 512
+
+
+class BaseModel:
+    """A transformers causal language model behind the two verbs that decoding needs."""
+
+    def __init__(self, causal_lm: Any) -> None:
+        self.causal_lm = causal_lm.eval()
+        config = causal_lm.config.get_text_config()
+        self.config = config
+        self.hidden_size: int = config.hidden_size
+        self.vocab_size: int = causal_lm.get_output_embeddings().weight.shape[0]
+        self.dtype: torch.dtype = causal_lm.get_input_embeddings().weight.dtype
+        self.device: torch.device = causal_lm.get_input_embeddings().weight.device
+        # Within its window a sliding-window model is a plain one; beyond it our mask would be wrong.
+        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        self.context_length: int = min(config.max_position_embeddings, window or config.max_position_embeddings)
+        self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
+        for attribute in ("logit_scale", "logits_scaling"):
+            if getattr(config, attribute, None) not in (None, 1, 1.0):
+                raise UnsupportedModel(
+                    f"{config.model_type} models scale their logits ({attribute}), which is not supported yet."
+                )
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory of the weights."""
+        return int(self.causal_lm.get_memory_footprint())
+
+    @property
+    def fingerprint(self) -> str:
+        """Tells base models apart whatever their quantisation: the final norm's weights are never quantised."""
+        norm = next(m for n, m in reversed(list(self.causal_lm.named_modules())) if n.endswith("norm"))
+        return hashlib.sha256(norm.weight.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]
+
+    def new_cache(self) -> KVCache:
+        """An empty cache that may grow to the context length."""
+        return KVCache(self.config.num_hidden_layers, self.context_length)
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        cache: KVCache,
+        positions: torch.Tensor | None = None,
+        visible: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """One forward of N rows behind the cache's T committed ones; nothing is committed.
+
+        ids (B, N); positions (N,), by default T, T+1, …; visible (N, N) bool, which of the N rows each row
+        sees besides the whole cache, by default itself and those before it. Returns hidden states (B, N, D).
+        """
+        num_rows = ids.shape[1]
+        if positions is None:
+            positions = torch.arange(cache.length, cache.length + num_rows, device=ids.device)
+        output = self.causal_lm.get_decoder()(
+            input_ids=ids,
+            position_ids=positions.expand(ids.shape[0], -1),
+            attention_mask=self._mask(num_rows, cache.length, visible),
+            past_key_values=cache,
+            use_cache=True,
+        )
+        return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def prefill(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        """Commits (B, N) ids in chunks. Returns the last row's hidden state (B, D)."""
+        for chunk in ids.split(_PREFILL_CHUNK, dim=1):
+            hidden = self.forward(chunk, cache)
+            cache.keep(range(chunk.shape[1]))
+        return hidden[:, -1]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(n, D) hidden states -> (n, V) logits, in the model's dtype."""
+        logits: torch.Tensor = self.causal_lm.get_output_embeddings()(hidden)
+        if self._softcap is not None:
+            logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    def _mask(self, num_rows: int, num_cached: int, visible: torch.Tensor | None) -> torch.Tensor | None:
+        """Additive mask (1, 1, N, T + N), or None where our own attention needs none."""
+        if num_rows == 1 and self.config._attn_implementation == GROUPED_ATTENTION:
+            return None
+        if visible is None:
+            visible = torch.ones(num_rows, num_rows, dtype=torch.bool, device=self.device).tril()
+        mask = torch.zeros(num_rows, num_cached + num_rows, dtype=self.dtype, device=self.device)
+        mask[:, num_cached:].masked_fill_(~visible, torch.finfo(self.dtype).min)
+        return mask[None, None]

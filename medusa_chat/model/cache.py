@@ -1,0 +1,76 @@
+"""The KV cache: rows of all layers in one tensor, so that keeping a path is one gather and one write."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+
+from medusa_chat.errors import UnsupportedModel
+
+_BLOCK = 512  # rows; a block of a 7B model is 256 MB, of the default model 12 MB
+
+
+class KVCache:
+    """Keys and values of `length` committed tokens, for B sequences in lockstep.
+
+    A forward appends its N rows behind them through `update`, layer by layer; `keep` then commits some of
+    them and the rest are overwritten by the next forward. Fits transformers' `past_key_values` by its verbs.
+    """
+
+    def __init__(self, num_layers: int, max_length: int) -> None:
+        self.num_layers = num_layers
+        self.max_length = max_length
+        self.length = 0
+        self._store: torch.Tensor | None = None  # (layers, 2, B, kv_heads, capacity, head_dim)
+
+    @property
+    def capacity(self) -> int:
+        """Rows allocated."""
+        return 0 if self._store is None else self._store.shape[4]
+
+    @property
+    def num_bytes(self) -> int:
+        """Memory allocated."""
+        return 0 if self._store is None else self._store.nbytes
+
+    def update(
+        self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: object, **__: object
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """Writes (B, kv_heads, N, head_dim) behind the committed rows of one layer.
+
+        Returns views (B, kv_heads, length + N, head_dim) of keys and values.
+        """
+        end = self.length + key.shape[2]
+        store = self._reserve(end, key)
+        if store.shape[3] != key.shape[1] or store.shape[5] != key.shape[3]:
+            raise UnsupportedModel("This model's layers have KV heads of different shapes; that is not supported.")
+        store[layer_idx, 0, :, :, self.length : end] = key
+        store[layer_idx, 1, :, :, self.length : end] = value
+        return store[layer_idx, 0, :, :, :end], store[layer_idx, 1, :, :, :end]
+
+    def get_seq_length(self, layer_idx: int = 0) -> int:
+        """Committed rows (transformers' name for `length`)."""
+        return self.length
+
+    def keep(self, rows: Sequence[int]) -> None:
+        """Commits these rows of the last forward, in this order; rows count from 0."""
+        num_kept = len(rows)
+        if self._store is not None and list(rows) != list(range(num_kept)):
+            source = torch.tensor(rows, device=self._store.device) + self.length
+            self._store[..., self.length : self.length + num_kept, :] = self._store.index_select(4, source)
+        self.length += num_kept
+
+    def truncate(self, length: int) -> None:
+        """Forgets all rows from `length` on."""
+        self.length = min(self.length, length)
+
+    def _reserve(self, rows: int, like: torch.Tensor) -> torch.Tensor:
+        if self._store is None or self._store.shape[4] < rows:
+            batch, num_kv_heads, _, head_dim = like.shape
+            capacity = min(-(-rows // _BLOCK) * _BLOCK, max(self.max_length, rows))
+            grown = like.new_empty(self.num_layers, 2, batch, num_kv_heads, capacity, head_dim)
+            if self._store is not None:
+                grown[..., : self.length, :] = self._store[..., : self.length, :]
+            self._store = grown
+        return self._store

@@ -1,0 +1,142 @@
+"""From a folder on disk to a BaseModel on a device, quantised by bitsandbytes if asked."""
+
+from __future__ import annotations
+
+import json
+import os
+from pathlib import Path
+from typing import Any
+
+import safetensors
+import torch
+import transformers
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+
+from medusa_chat.errors import CheckpointError, OutOfMemory, UnsupportedModel
+from medusa_chat.model.attention import GROUPED_ATTENTION
+from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
+from medusa_chat.records import Device, DType, Quantization
+
+_BYTES_PER_WEIGHT: dict[Quantization, float] = {"4bit": 0.56, "8bit": 1.0, "none": 2.0}
+
+
+def pick_device(device: Device) -> torch.device:
+    """The device asked for; auto is CUDA where there is one. Raises UnsupportedModel without a GPU."""
+    if device == "cuda" and not torch.cuda.is_available():
+        raise UnsupportedModel("No CUDA device was found here. Use --device cpu, or check the driver with doctor.")
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    return torch.device(device)
+
+
+def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
+    """The dtype asked for; auto is bfloat16 where the device computes in it, else float16 or float32."""
+    if dtype != "auto":
+        return getattr(torch, dtype)  # type: ignore[no-any-return]
+    if device.type == "cuda":
+        return torch.bfloat16 if torch.cuda.is_bf16_supported(including_emulation=False) else torch.float16
+    native = torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported()
+    return torch.bfloat16 if native else torch.float32
+
+
+def load_base_model(
+    folder: Path, quantization: Quantization, device: torch.device, dtype: torch.dtype
+) -> BaseModel:
+    """Loads the transformers checkpoint in `folder`. No code from the checkpoint runs.
+
+    Raises CheckpointError for a damaged folder, UnsupportedModel for an architecture that can't be
+    verified by trees, OutOfMemory with a quantisation that would fit.
+    """
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    try:
+        config = AutoConfig.from_pretrained(folder)
+        causal_lm = AutoModelForCausalLM.from_pretrained(
+            folder,
+            config=config,
+            dtype=dtype,
+            device_map={"": device},
+            attn_implementation=GROUPED_ATTENTION if config.model_type in LLAMA_FAMILY else "eager",
+            quantization_config=_quantization_config(quantization, dtype),
+        )
+    except torch.cuda.OutOfMemoryError:
+        raise OutOfMemory(_what_would_fit(folder, quantization, device)) from None
+    except (OSError, safetensors.SafetensorError, json.JSONDecodeError, RuntimeError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"The model in {folder} can't be loaded: {reason}") from error
+    except (KeyError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise UnsupportedModel(f"The model in {folder} is not one that can be run here: {reason}") from error
+    causal_lm.requires_grad_(False)
+    base = BaseModel(causal_lm)
+    if config.model_type not in LLAMA_FAMILY:
+        check_trees_work(base)
+    return base
+
+
+@torch.inference_mode()
+def check_trees_work(base: BaseModel) -> None:
+    """Raises UnsupportedModel unless two branches verified in one tree give what each gives alone.
+
+    Architectures outside the Llama family are taken as they come; one that ignores a 4-D mask or our
+    cache would silently answer wrongly, so it is asked first.
+    """
+    ids = torch.arange(3, 7, device=base.device)[None]  # (1, 4): a root, two siblings, a child of the second
+    positions = torch.tensor([0, 1, 1, 2], device=base.device)
+    visible = torch.tensor(
+        [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]], dtype=torch.bool, device=base.device
+    )
+    try:
+        tree = base.logits(base.forward(ids, base.new_cache(), positions, visible)[0, 3:]).float()
+        path = base.logits(base.forward(ids[:, [0, 2, 3]], base.new_cache())[0, 2:]).float()
+    except (TypeError, AttributeError, RuntimeError, ValueError, IndexError) as error:
+        raise _no_trees(base) from error
+    tolerance = 1e-3 if base.dtype == torch.float32 else 5e-2
+    if not torch.allclose(tree, path, atol=tolerance * float(path.abs().max()), rtol=0):
+        raise _no_trees(base)
+
+
+def _no_trees(base: BaseModel) -> UnsupportedModel:
+    return UnsupportedModel(
+        f"{base.config.model_type} models can't verify a draft tree (their attention takes no 4-D mask); "
+        "choose a model of another architecture."
+    )
+
+
+def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> Any:
+    if quantization == "4bit":
+        return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
+    if quantization == "8bit":
+        # Threshold 0: no outlier decomposition, which would synchronise the device at every layer.
+        return BitsAndBytesConfig(load_in_8bit=True, llm_int8_threshold=0.0)
+    return None
+
+
+def _what_would_fit(folder: Path, quantization: Quantization, device: torch.device) -> str:
+    on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    num_weights = on_disk / 2  # checkpoints are stored in 16 bits
+    free, _ = torch.cuda.mem_get_info(device)
+    fitting = [q for q, size in _BYTES_PER_WEIGHT.items() if size * num_weights * 1.1 < free]
+    smaller = [q for q in fitting if _BYTES_PER_WEIGHT[q] < _BYTES_PER_WEIGHT[quantization]]
+    need = _BYTES_PER_WEIGHT[quantization] * num_weights / 2**30
+    advice = f"Try --quant {smaller[-1]}." if smaller else "Free some memory, or use --device cpu."
+    return (
+        f"The model needs about {need:.1f} GB of GPU memory with quantisation {quantization}, "
+        f"and {free / 2**30:.1f} GB are free. {advice}"
+    )
+
+
+def device_name(device: torch.device) -> str:
+    """What to call the device in reports."""
+    if device.type == "cuda":
+        return torch.cuda.get_device_name(device)
+    name = _cpu_model_name() or "CPU"
+    return f"{name}, {torch.get_num_threads()} of {os.cpu_count()} cores"
+
+
+def _cpu_model_name() -> str | None:
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return None
+    return next((line.split(":", 1)[1].strip() for line in lines if line.startswith("model name")), None)
