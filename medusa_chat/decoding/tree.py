@@ -29,8 +29,12 @@ class Tree:
     children: node -> {rank: node}.
     """
 
-    def __init__(self, paths: Iterable[Path]) -> None:
-        """Takes the paths of all nodes; the root may be left out. Raises UsageError on a missing parent."""
+    def __init__(self, paths: Iterable[Path] = (), device: torch.device | str = "cpu") -> None:
+        """Takes the paths of all nodes; the root may be left out. The tensors are born on `device`.
+
+        Raises UsageError on a missing parent.
+        """
+        self.device = torch.device(device)
         self.paths: list[Path] = sorted({(), *map(tuple, paths)}, key=lambda path: (len(path), path))
         index = {path: node for node, path in enumerate(self.paths)}
         orphans = [path for path in self.paths[1:] if path[:-1] not in index]
@@ -61,28 +65,29 @@ class Tree:
         visible = torch.eye(len(self), dtype=torch.bool)
         for node, parent in enumerate(self.parents[1:], start=1):
             visible[node] |= visible[parent]
-        return visible
+        return visible.to(self.device)
 
     @cached_property
     def positions(self) -> torch.Tensor:
         """(N,) each node's position behind the context: its depth."""
-        return torch.tensor(self.depths)
+        return torch.tensor(self.depths, device=self.device)
 
     @cached_property
     def gather_indices(self) -> torch.Tensor:
         """(N - 1,) into the flattened (depth, num_ranks) guesses: which guess each node but the root is."""
-        return torch.tensor(
-            [(len(path) - 1) * self.num_ranks + path[-1] for path in self.paths[1:]], dtype=torch.long
-        )
+        guesses = [(len(path) - 1) * self.num_ranks + path[-1] for path in self.paths[1:]]
+        return torch.tensor(guesses, dtype=torch.long, device=self.device)
 
     def fill(self, root: int, head_logits: torch.Tensor) -> torch.Tensor:
         """Token ids of all nodes from the heads' logits (K, V): (N,) ids, the root's first."""
         guesses = head_logits[: self.depth].topk(self.num_ranks).indices  # (depth, num_ranks)
-        drafts = guesses.flatten()[self.gather_indices.to(guesses.device)]
+        drafts = guesses.flatten()[self.gather_indices]
         return torch.cat([drafts.new_tensor([root]), drafts])
 
 
-def search_tree(rank_accuracy: Sequence[Sequence[float]], num_nodes: int) -> Tree:
+def search_tree(
+    rank_accuracy: Sequence[Sequence[float]], num_nodes: int, device: torch.device | str = "cpu"
+) -> Tree:
     """The tree of num_nodes nodes (root included) with most expected tokens per step.
 
     rank_accuracy[k][i] = P(head k's i-th guess is the base model's choice). Grows from the root, each time
@@ -101,7 +106,7 @@ def search_tree(rank_accuracy: Sequence[Sequence[float]], num_nodes: int) -> Tre
             heapq.heappush(frontier, (sibling, (*path[:-1], rank + 1)))
         if depth < len(rank_accuracy):
             heapq.heappush(frontier, (negative * rank_accuracy[depth][0], (*path, 0)))
-    return Tree(chosen)
+    return Tree(chosen, device)
 
 
 def expected_tokens(tree: Tree, rank_accuracy: Sequence[Sequence[float]]) -> float:

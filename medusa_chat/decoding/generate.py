@@ -1,0 +1,132 @@
+"""The loop: propose a tree, verify it in one forward, accept a path, commit its rows.
+
+A generator: the caller times it by next(), cancels it by closing it, and the cache stays usable.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Collection, Iterator, Sequence
+from dataclasses import dataclass, field
+
+import torch
+
+from medusa_chat.decoding.acceptance import ACCEPTANCE_RULES
+from medusa_chat.decoding.sampling import choose
+from medusa_chat.decoding.tree import Tree
+from medusa_chat.model.base import BaseModel
+from medusa_chat.model.cache import KVCache
+from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.records import FinishReason, SamplingOptions
+
+
+@dataclass(slots=True)
+class Context:
+    """The committed tokens and their KV rows, in step with each other."""
+
+    cache: KVCache
+    ids: list[int] = field(default_factory=list)
+
+    def reuse(self, prompt_ids: Sequence[int]) -> int:
+        """Forgets everything after the longest common prefix with the prompt; returns its length.
+
+        At least the prompt's last token is left to run: its hidden state is needed.
+        """
+        limit = min(len(self.ids), len(prompt_ids) - 1)
+        shared = next((i for i in range(limit) if self.ids[i] != prompt_ids[i]), limit)
+        self.cache.truncate(shared)
+        del self.ids[shared:]
+        return shared
+
+    def commit(self, rows: Sequence[int], ids: Sequence[int]) -> None:
+        """Keeps these rows of the last forward, which ran these ids."""
+        self.cache.keep(rows)
+        self.ids.extend(ids)
+
+
+@dataclass(frozen=True, slots=True)
+class Step:
+    """Tokens one base forward emitted. num_nodes: rows verified; 0 for the prefill. seconds: of the whole step."""
+
+    ids: list[int]
+    num_nodes: int
+    seconds: float
+    finish_reason: FinishReason | None = None
+
+
+def generate(
+    base: BaseModel,
+    heads: MedusaHeads | None,
+    context: Context,
+    prompt_ids: Sequence[int],
+    options: Callable[[], SamplingOptions],
+    plan: Callable[[SamplingOptions], Tree],
+    *,
+    eos_ids: Collection[int] = (),
+    generator: torch.Generator | None = None,
+) -> Iterator[Step]:
+    """Yields the prefill's Step with the first token, then one Step for each base forward.
+
+    options is called at every step; plan turns them into that step's tree, and a tree of one node is plain
+    decoding by the same code. Ends with a finish_reason: "eos" (the EOS is the last id), "length" (max_tokens)
+    or "context" (the model's context is full).
+    """
+    num_emitted = 0
+    steps = _steps(base, heads, context, prompt_ids, options, plan, generator)
+    for step in steps:
+        ids = step.ids[: options().max_tokens - num_emitted]
+        reason: FinishReason | None = None
+        eos = next((i for i, token in enumerate(ids) if token in eos_ids), None)
+        if eos is not None:
+            ids, reason = ids[: eos + 1], "eos"
+        elif num_emitted + len(ids) >= options().max_tokens:
+            reason = "length"
+        elif len(context.ids) + 1 >= base.context_length:
+            reason = "context"
+        num_emitted += len(ids)
+        yield Step(ids, step.num_nodes, step.seconds, reason)
+        if reason is not None:
+            return
+
+
+@torch.inference_mode()
+def _steps(
+    base: BaseModel,
+    heads: MedusaHeads | None,
+    context: Context,
+    prompt_ids: Sequence[int],
+    options: Callable[[], SamplingOptions],
+    plan: Callable[[SamplingOptions], Tree],
+    generator: torch.Generator | None,
+) -> Iterator[Step]:
+    started = time.perf_counter()
+    rest = prompt_ids[context.reuse(prompt_ids) :]
+    hidden = base.prefill(torch.tensor([rest], device=base.device), context.cache)  # (1, D)
+    context.ids.extend(rest)
+    root = choose(base.logits(hidden)[0], options(), generator)
+    yield Step([root], 0, time.perf_counter() - started)
+
+    root_only = Tree(device=base.device)
+    while True:
+        started = time.perf_counter()
+        current = options()
+        tree = plan(current)
+        # Propose
+        if heads is None or len(context.ids) + tree.depth >= base.context_length:
+            tree = root_only
+        if heads is None or len(tree) == 1:
+            ids = torch.tensor([root], device=base.device)
+        else:
+            ids = tree.fill(root, heads.logits(hidden, base))  # (N,)
+        # Verify
+        positions = len(context.ids) + tree.positions  # (N,)
+        all_hidden = base.forward(ids[None], context.cache, positions, tree.visible)[0]  # (N, D)
+        logits = base.logits(all_hidden)  # (N, V)
+        # Accept
+        accepted = ACCEPTANCE_RULES[current.acceptance](logits, tree, ids, current, generator)
+        # Commit
+        kept = ids[accepted.path].tolist()
+        context.commit(accepted.path, kept)
+        hidden = all_hidden[accepted.path[-1] :][:1]
+        root = accepted.next_root
+        yield Step([*kept[1:], root], len(tree), time.perf_counter() - started)

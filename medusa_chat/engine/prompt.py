@@ -1,0 +1,58 @@
+"""From messages to prompt ids: the model's chat template, cut to fit the context."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from medusa_chat.errors import PromptTooLong, UnsupportedModel
+from medusa_chat.records import Message
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """num_dropped: oldest messages that were left out to make room."""
+
+    ids: list[int]
+    num_dropped: int
+
+
+class Prompter:
+    """Renders conversations for one tokenizer and context length (tokens)."""
+
+    def __init__(self, tokenizer: Any, context_length: int) -> None:
+        self._tokenizer = tokenizer
+        self._context_length = context_length
+
+    def render(self, messages: Sequence[Message], max_tokens: int) -> Prompt:
+        """Drops whole turns, oldest first and never a system prompt, until a reply has room.
+
+        The room is max_tokens, but at most a quarter of the context. Raises PromptTooLong if the last
+        message alone leaves none, UnsupportedModel without a chat template.
+        """
+        room = min(max_tokens, self._context_length // 4)
+        limit = self._context_length - room
+        kept = list(messages)
+        while len(ids := self._template(kept)) > limit:
+            oldest = next((i for i, m in enumerate(kept[:-1]) if m.role != "system"), None)
+            if oldest is None:
+                raise PromptTooLong(
+                    f"Your message makes a prompt of {len(ids):,} tokens, but {limit:,} is the most that leaves room "
+                    f"for a reply in the model's context of {self._context_length:,}; shorten it."
+                )
+            # A turn goes whole: a conversation must not begin with an answer to nothing.
+            del kept[oldest]
+            while oldest < len(kept) - 1 and kept[oldest].role == "assistant":
+                del kept[oldest]
+        return Prompt(ids, len(messages) - len(kept))
+
+    def _template(self, messages: Sequence[Message]) -> list[int]:
+        if self._tokenizer.chat_template is None:
+            raise UnsupportedModel(
+                "This model's tokenizer has no chat template, so it can't hold a conversation; "
+                "choose a chat or instruct model."
+            )
+        conversation = [{"role": message.role, "content": message.content} for message in messages]
+        encoded = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True)
+        return list(encoded["input_ids"])

@@ -1,0 +1,177 @@
+"""One loaded model and one conversation's cache: messages in, chunks of a reply out."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from functools import cache
+from typing import Any
+
+import torch
+
+from medusa_chat.checkpoints import ensure_local
+from medusa_chat.decoding.generate import Context, Step, generate
+from medusa_chat.decoding.tree import Tree, expected_tokens, published_rank_accuracy, search_tree
+from medusa_chat.decoding.tuning import TREE_SIZES, choose_tree_size, measure_step
+from medusa_chat.engine.prompt import Prompter
+from medusa_chat.engine.text import Detokenizer, StopScanner
+from medusa_chat.model.base import BaseModel
+from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.loading import device_name, load_base_model, pick_device, pick_dtype
+from medusa_chat.records import (
+    Chunk,
+    EngineInfo,
+    FinishReason,
+    LoadProgress,
+    LoadRequest,
+    Message,
+    Quantization,
+    ReplyStarted,
+    SamplingOptions,
+    StepStats,
+)
+from medusa_chat.registry import ModelSpec, resolve
+
+OnProgress = Callable[[LoadProgress], None]
+
+
+class Session:
+    """Answers messages with one model. Not for several threads, but `options` and `cancelled` may be set
+    from another one while a reply is under way: both are looked at before every step.
+    """
+
+    def __init__(
+        self, name: str, base: BaseModel, heads: MedusaHeads | None, tokenizer: Any, quantization: Quantization
+    ) -> None:
+        """Measures step times for each tree size, which takes a second or two on a CPU."""
+        self.options = SamplingOptions()
+        self.cancelled = False
+        self._name = name
+        self._base = base
+        self._heads = heads
+        self._tokenizer = tokenizer
+        self._quantization = quantization
+        self._prompter = Prompter(tokenizer, base.context_length)
+        self._context = Context(base.new_cache())
+        self._eos_ids = _eos_ids(base, tokenizer)
+        self._rank_accuracy = [] if heads is None else rank_accuracy(heads)
+        self._tree = cache(self._search_tree)
+        sizes = TREE_SIZES if heads is not None else TREE_SIZES[:1]
+        self._step_seconds = {size: measure_step(base, heads, self._tree(size)) for size in sizes}
+        expected = {size: expected_tokens(self._tree(size), self._rank_accuracy) for size in sizes}
+        self._tree_size = choose_tree_size(self._step_seconds, expected)
+
+    @property
+    def info(self) -> EngineInfo:
+        heads = self._heads
+        return EngineInfo(
+            model=self._name,
+            quantization=self._quantization,
+            device=self._base.device.type,
+            device_name=device_name(self._base.device),
+            dtype=str(self._base.dtype).removeprefix("torch."),
+            context_length=self._base.context_length,
+            num_heads=0 if heads is None else heads.num_heads,
+            tree_size=self._tree_size,
+            memory_bytes=self._base.num_bytes
+            + (0 if heads is None else heads.num_bytes)
+            + self._context.cache.num_bytes,
+            step_seconds=dict(self._step_seconds),
+        )
+
+    def reply(self, messages: Sequence[Message]) -> Iterator[ReplyStarted | Chunk]:
+        """Yields ReplyStarted, then Chunks; the last carries a finish_reason.
+
+        Closing the generator between chunks, or setting `cancelled`, ends the reply and leaves the cache
+        usable. Raises PromptTooLong, or UnsupportedModel if the model has no chat template.
+        """
+        prompt = self._prompter.render(messages, self.options.max_tokens)
+        num_cached = self._context.reuse(prompt.ids)
+        yield ReplyStarted(len(prompt.ids), num_cached, prompt.num_dropped)
+        detokenizer, scanner = Detokenizer(self._tokenizer), StopScanner(self.options.stop)
+        for step in self._steps(prompt.ids):
+            text = scanner.feed(detokenizer.feed(step.ids))
+            reason: FinishReason | None = "stop" if scanner.stopped else step.finish_reason
+            if reason is None and self.cancelled:
+                reason = "cancelled"
+            if reason is not None and reason != "stop":
+                text += scanner.flush()
+            yield Chunk(text, tuple(step.ids), self._stats(step), reason)
+            if reason is not None:
+                return
+
+    def close(self) -> None:
+        """Frees the model's memory."""
+        self._heads = None
+        del self._base, self._context
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+    def _steps(self, prompt_ids: Sequence[int]) -> Iterator[Step]:
+        generator = torch.Generator(self._base.device)
+        if self.options.seed is None:
+            generator.seed()
+        else:
+            generator.manual_seed(self.options.seed)
+        return generate(
+            self._base,
+            self._heads,
+            self._context,
+            prompt_ids,
+            lambda: self.options,
+            self._plan,
+            eos_ids=self._eos_ids,
+            generator=generator,
+        )
+
+    def _plan(self, options: SamplingOptions) -> Tree:
+        return self._tree((options.tree_size or self._tree_size) if options.drafting else 1)
+
+    def _search_tree(self, num_nodes: int) -> Tree:
+        return search_tree(self._rank_accuracy, num_nodes, self._base.device)
+
+    def _stats(self, step: Step) -> StepStats:
+        return StepStats(step.num_nodes, len(step.ids), step.seconds, len(self._context.ids))
+
+
+def rank_accuracy(heads: MedusaHeads) -> list[list[float]]:
+    """(K, ranks) from the heads' own calibration, else from the published figures."""
+    calibration: list[list[float]] | None = heads.config.get("rank_accuracy")
+    return calibration or published_rank_accuracy(heads.num_heads)
+
+
+def _eos_ids(base: BaseModel, tokenizer: Any) -> frozenset[int]:
+    generation = base.causal_lm.generation_config
+    declared = generation.eos_token_id if generation is not None else None
+    ids = declared if isinstance(declared, list) else [declared]
+    return frozenset(i for i in (*ids, tokenizer.eos_token_id) if i is not None)
+
+
+def open_session(request: LoadRequest, on_progress: OnProgress) -> Session:
+    """Resolves, fetches, loads and measures. Raises a MedusaError whose text says what to do."""
+    spec = resolve(request.model)
+    device = pick_device(request.device)
+    folder = ensure_local(spec, on_progress)
+    quantization = request.quantization or spec.quantization
+    on_progress(LoadProgress(f"Loading {spec.name}"))
+    base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device))
+    heads = _load_heads(spec, request, base)
+    tokenizer = _load_tokenizer(folder)
+    on_progress(LoadProgress("Measuring step times"))
+    return Session(spec.name, base, heads, tokenizer, quantization)
+
+
+def _load_tokenizer(folder: Any) -> Any:
+    from transformers import AutoTokenizer
+
+    return AutoTokenizer.from_pretrained(folder)
+
+
+def _load_heads(spec: ModelSpec, request: LoadRequest, base: BaseModel) -> MedusaHeads | None:
+    from pathlib import Path
+
+    folder = Path(request.heads).expanduser() if request.heads is not None else spec.heads_folder
+    if folder is None:
+        return None
+    heads = MedusaHeads.load(folder)
+    heads.check_fits(base, spec.base)
+    return heads.to(base.device, base.dtype).requires_grad_(False)
