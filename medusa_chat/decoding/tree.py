@@ -7,7 +7,7 @@ below head 1's third. The root, the empty path (), is the token already decided.
 from __future__ import annotations
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import cached_property
 
 import torch
@@ -15,9 +15,12 @@ import torch
 from medusa_chat.errors import UsageError
 
 Path = tuple[int, ...]
+# How often the base model's next tokens are exactly the heads' guesses along a path.
+PathProbability = Mapping[Path, float]
 
-# P(head k's i-th guess is right) for heads that bring no calibration of their own: top-1 and top-5 of the
-# published Vicuna-7B heads, filled in between by a power law.
+MAX_PATHS = 256  # kept of a calibration; the largest tree has 63 besides the root
+
+# Top-1 and top-5 of the published Vicuna-7B heads (paper, appendix); a power law fills in the rest.
 _PUBLISHED_TOP1_TOP5 = ((0.56, 0.78), (0.32, 0.56), (0.20, 0.42), (0.15, 0.34), (0.12, 0.30))
 _NUM_RANKS = 10
 
@@ -85,44 +88,47 @@ class Tree:
         return torch.cat([drafts.new_tensor([root]), drafts])
 
 
-def search_tree(
-    rank_accuracy: Sequence[Sequence[float]], num_nodes: int, device: torch.device | str = "cpu"
-) -> Tree:
-    """The tree of num_nodes nodes (root included) with most expected tokens per step.
+def best_tree(path_probability: PathProbability, num_nodes: int, device: torch.device | str = "cpu") -> Tree:
+    """The tree of num_nodes nodes (root included) that keeps most tokens per step: the most probable paths.
 
-    rank_accuracy[k][i] = P(head k's i-th guess is the base model's choice). Grows from the root, each time
-    adding the neighbour (next sibling or first child) with the largest product along its path: the paper's
-    greedy expansion, which is optimal as the products only fall along both.
+    No path is more probable than its parent, so the result is a tree by itself.
     """
-    chosen: list[Path] = []
+    ranked = sorted(path_probability, key=lambda path: (-path_probability[path], len(path), path))
+    return Tree(ranked[: num_nodes - 1], device)
+
+
+def expected_tokens(tree: Tree, path_probability: PathProbability) -> float:
+    """Tokens per step to expect: the root's successor, and each node as often as its path is right."""
+    return 1.0 + sum(path_probability.get(path, 0.0) for path in tree.paths[1:])
+
+
+def independent_paths(rank_accuracy: Sequence[Sequence[float]], num_paths: int) -> dict[Path, float]:
+    """The num_paths most probable paths if heads were right independently of each other.
+
+    rank_accuracy[k][i] = P(head k's i-th guess is the base model's choice), falling in i. The paper's greedy
+    expansion (§2.3.3): from the root, each time add the neighbour (next sibling or first child) with the
+    largest product along its path.
+    """
+    found: dict[Path, float] = {}
     frontier = [(-rank_accuracy[0][0], (0,))] if rank_accuracy else []
-    while frontier and len(chosen) < num_nodes - 1:
+    while frontier and len(found) < num_paths:
         negative, path = heapq.heappop(frontier)
-        chosen.append(path)
+        found[path] = -negative
         depth, rank = len(path), path[-1]
-        accuracies = rank_accuracy[depth - 1]
-        if rank + 1 < len(accuracies) and accuracies[rank] > 0:
-            sibling = negative / accuracies[rank] * accuracies[rank + 1]
-            heapq.heappush(frontier, (sibling, (*path[:-1], rank + 1)))
+        parent = found.get(path[:-1], 1.0)
+        if rank + 1 < len(rank_accuracy[depth - 1]):
+            heapq.heappush(frontier, (-parent * rank_accuracy[depth - 1][rank + 1], (*path[:-1], rank + 1)))
         if depth < len(rank_accuracy):
             heapq.heappush(frontier, (negative * rank_accuracy[depth][0], (*path, 0)))
-    return Tree(chosen, device)
+    return found
 
 
-def expected_tokens(tree: Tree, rank_accuracy: Sequence[Sequence[float]]) -> float:
-    """Tokens per step to expect: 1 + the sum over nodes of the product of accuracies along their paths."""
-    reach = [1.0]
-    for node, path in enumerate(tree.paths[1:], start=1):
-        reach.append(reach[tree.parents[node]] * rank_accuracy[len(path) - 1][path[-1]])
-    return sum(reach)
-
-
-def published_rank_accuracy(num_heads: int) -> list[list[float]]:
-    """(K, ranks) accuracies for heads that bring no calibration counts of their own."""
-    rows = []
+def published_paths(num_heads: int) -> dict[Path, float]:
+    """Path probabilities for heads that bring no calibration of their own: the published Vicuna-7B heads'."""
+    rank_accuracy = []
     for head in range(num_heads):
         top1, top5 = _PUBLISHED_TOP1_TOP5[min(head, len(_PUBLISHED_TOP1_TOP5) - 1)]
-        weights = [1 / rank**1.5 for rank in range(1, _NUM_RANKS)]
+        weights = [rank**-1.5 for rank in range(1, _NUM_RANKS)]
         scale = (top5 - top1) / sum(weights[:4])
-        rows.append([top1, *(scale * weight for weight in weights)])
-    return rows
+        rank_accuracy.append([top1, *(scale * weight for weight in weights)])
+    return independent_paths(rank_accuracy, MAX_PATHS)

@@ -10,7 +10,7 @@ import torch
 
 from medusa_chat.checkpoints import ensure_local
 from medusa_chat.decoding.generate import Context, Step, generate
-from medusa_chat.decoding.tree import Tree, expected_tokens, published_rank_accuracy, search_tree
+from medusa_chat.decoding.tree import Tree, best_tree, expected_tokens, published_paths
 from medusa_chat.decoding.tuning import TREE_SIZES, choose_tree_size, measure_step
 from medusa_chat.engine.prompt import Prompter
 from medusa_chat.engine.text import Detokenizer, StopScanner
@@ -53,11 +53,11 @@ class Session:
         self._prompter = Prompter(tokenizer, base.context_length)
         self._context = Context(base.new_cache())
         self._eos_ids = _eos_ids(base, tokenizer)
-        self._rank_accuracy = [] if heads is None else rank_accuracy(heads)
-        self._tree = cache(self._search_tree)
+        self._path_probability = {} if heads is None else heads.calibration or published_paths(heads.num_heads)
+        self._tree = cache(self._best_tree)
         sizes = TREE_SIZES if heads is not None else TREE_SIZES[:1]
         self._step_seconds = {size: measure_step(base, heads, self._tree(size)) for size in sizes}
-        expected = {size: expected_tokens(self._tree(size), self._rank_accuracy) for size in sizes}
+        expected = {size: expected_tokens(self._tree(size), self._path_probability) for size in sizes}
         self._tree_size = choose_tree_size(self._step_seconds, expected)
 
     @property
@@ -126,17 +126,11 @@ class Session:
     def _plan(self, options: SamplingOptions) -> Tree:
         return self._tree((options.tree_size or self._tree_size) if options.drafting else 1)
 
-    def _search_tree(self, num_nodes: int) -> Tree:
-        return search_tree(self._rank_accuracy, num_nodes, self._base.device)
+    def _best_tree(self, num_nodes: int) -> Tree:
+        return best_tree(self._path_probability, num_nodes, self._base.device)
 
     def _stats(self, step: Step) -> StepStats:
         return StepStats(step.num_nodes, len(step.ids), step.seconds, len(self._context.ids))
-
-
-def rank_accuracy(heads: MedusaHeads) -> list[list[float]]:
-    """(K, ranks) from the heads' own calibration, else from the published figures."""
-    calibration: list[list[float]] | None = heads.config.get("rank_accuracy")
-    return calibration or published_rank_accuracy(heads.num_heads)
 
 
 def _eos_ids(base: BaseModel, tokenizer: Any) -> frozenset[int]:

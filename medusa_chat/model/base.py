@@ -43,14 +43,20 @@ class BaseModel:
         return int(self.causal_lm.get_memory_footprint())
 
     @property
+    def lm_head_weight(self) -> torch.Tensor:
+        """(V, D); never quantised."""
+        weight: torch.Tensor = self.causal_lm.get_output_embeddings().weight
+        return weight
+
+    @property
     def fingerprint(self) -> str:
         """Tells base models apart whatever their quantisation: the final norm's weights are never quantised."""
         norm = next(m for n, m in reversed(list(self.causal_lm.named_modules())) if n.endswith("norm"))
         return hashlib.sha256(norm.weight.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]
 
-    def new_cache(self) -> KVCache:
-        """An empty cache that may grow to the context length."""
-        return KVCache(self.config.num_hidden_layers, self.context_length)
+    def new_cache(self, max_length: int | None = None) -> KVCache:
+        """An empty cache that may grow to max_length tokens, by default the context length."""
+        return KVCache(self.config.num_hidden_layers, max_length or self.context_length)
 
     def forward(
         self,

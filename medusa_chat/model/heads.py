@@ -55,6 +55,12 @@ class MedusaHeads(nn.Module):
         )
 
     @property
+    def calibration(self) -> dict[tuple[int, ...], float]:
+        """Path of guesses -> how often it was right on held-out replies; empty if the heads bring none."""
+        stored = self.config.get("path_probability", {})
+        return {tuple(map(int, path.split())): float(probability) for path, probability in stored.items()}
+
+    @property
     def num_heads(self) -> int:
         return self.weight.shape[1]
 

@@ -1,0 +1,1 @@
+"""Heads for a base model from nothing but itself: write dialogues, train on them, measure."""

@@ -1,0 +1,73 @@
+"""How often heads are right: per head and rank, and along paths, which is what trees are chosen by."""
+
+from __future__ import annotations
+
+from collections import Counter
+from dataclasses import dataclass
+
+import torch
+
+from medusa_chat.decoding.tree import MAX_PATHS, Path
+from medusa_chat.model.base import BaseModel
+from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.training.dialogues import Dialogues
+from medusa_chat.training.medusa1 import gather_targets
+
+_MAX_RANK = 10
+_BATCH = 8
+_ROWS = 1024
+
+
+@dataclass(frozen=True, slots=True)
+class HeadAccuracy:
+    """top: {1, 3, 5, 10} -> P(right among so many guesses) of each head. path_probability: how often the
+    greedy continuation is exactly this path of guesses, for the most frequent ones. num_rows: measured on.
+    """
+
+    top: dict[int, list[float]]
+    path_probability: dict[Path, float]
+    num_rows: int
+
+
+@torch.no_grad()
+def measure_accuracy(base: BaseModel, heads: MedusaHeads, dialogues: Dialogues) -> HeadAccuracy:
+    """On the greedy answers of these dialogues. heads must be in the base's dtype and on its device."""
+    ids, answer = dialogues.ids[dialogues.greedy], dialogues.answer[dialogues.greedy]
+    ranks = torch.cat(
+        [
+            _ranks(base, heads, ids[start : start + _BATCH], answer[start : start + _BATCH])
+            for start in range(0, len(ids), _BATCH)
+        ]
+    )
+    top = {
+        count: [float((column[column >= 0] < count).float().mean()) for column in ranks.T] for count in (1, 3, 5, 10)
+    }
+    return HeadAccuracy(top, _path_probability(ranks.tolist()), len(ranks))
+
+
+def _ranks(base: BaseModel, heads: MedusaHeads, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    """(n, K) rank of the true token among each head's guesses; _MAX_RANK beyond that; -1 past the answer."""
+    ids, answer = ids.to(base.device), answer.to(base.device)
+    hidden = base.forward(ids, base.new_cache(ids.shape[1]))
+    targets = gather_targets(hidden, ids, answer, heads.num_heads)
+    parts = []
+    for rows in torch.arange(targets.hidden.shape[0], device=base.device).split(_ROWS):
+        logits = base.logits(heads(targets.hidden[rows]))  # (K, rows, V)
+        true = logits.gather(2, targets.ids[:, rows, None])
+        parts.append((logits > true).sum(-1).clamp_max(_MAX_RANK))
+    ranks = torch.cat(parts, dim=1) if parts else torch.empty(heads.num_heads, 0, dtype=torch.long)
+    return ranks.masked_fill(~targets.valid, -1).T.cpu()
+
+
+def _path_probability(ranks: list[list[int]]) -> dict[Path, float]:
+    counts: Counter[Path] = Counter()
+    for row in ranks:
+        path: Path = ()
+        for rank in row:
+            if not 0 <= rank < _MAX_RANK:
+                break
+            path = (*path, rank)
+            counts[path] += 1
+    # Prefixes first among equals, so that the most frequent ones always form a tree.
+    ranked = sorted(counts, key=lambda path: (-counts[path], len(path), path))
+    return {path: counts[path] / len(ranks) for path in ranked[:MAX_PATHS]}

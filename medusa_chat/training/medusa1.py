@@ -1,0 +1,184 @@
+"""Medusa-1: heads on a frozen base, by cross-entropy on answer tokens (paper, §2.2.1)."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+
+from medusa_chat.errors import MedusaError
+from medusa_chat.model.base import BaseModel
+from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.training.dialogues import Dialogues
+from medusa_chat.training.loss import frozen_head_cross_entropy
+from medusa_chat.training.recipe import Recipe
+
+_SECONDS_BETWEEN_CHECKPOINTS = 120.0
+_STEPS_BETWEEN_REPORTS = 10
+_PROBE_ROWS = 512
+
+
+@dataclass(frozen=True, slots=True)
+class TrainingReport:
+    """loss: of the whole sum. accuracy: top-1 of each head on a few rows of the batch just trained on."""
+
+    step: int
+    num_steps: int
+    loss: float
+    accuracy: list[float]
+
+
+@dataclass(frozen=True, slots=True)
+class Targets:
+    """Rows to learn from. hidden (n, D); ids (K, n): the token k + 2 places on; valid (K, n): whether that
+    token still belongs to the answer.
+    """
+
+    hidden: torch.Tensor
+    ids: torch.Tensor
+    valid: torch.Tensor
+
+
+def gather_targets(hidden: torch.Tensor, ids: torch.Tensor, answer: torch.Tensor, num_heads: int) -> Targets:
+    """hidden (B, T, D), ids (B, T), answer (B, T) -> the rows whose next token and the one after are answer.
+
+    The row of token t serves, when decoding, once t + 1 is decided: head k (from 0) guesses token t + 2 + k.
+    """
+    length = ids.shape[1] - 1 - num_heads  # rows with all their targets inside the sequence
+    run = answer[:, 1 : 1 + length]  # (B, length): t + 1 is answer
+    shifted_ids, shifted_valid = [], []
+    for head in range(num_heads):
+        run = run & answer[:, 2 + head : 2 + head + length]
+        shifted_ids.append(ids[:, 2 + head : 2 + head + length])
+        shifted_valid.append(run)
+    rows = shifted_valid[0]
+    return Targets(
+        hidden[:, :length][rows],
+        torch.stack([shifted[rows] for shifted in shifted_ids]).long(),
+        torch.stack([valid[rows] for valid in shifted_valid]),
+    )
+
+
+class Medusa1Trainer:
+    """Trains heads in place; the base is only read. Resumes from the checkpoint in `folder` if there is one."""
+
+    def __init__(
+        self, base: BaseModel, heads: MedusaHeads, dialogues: Dialogues, recipe: Recipe, folder: Path
+    ) -> None:
+        self._base = base
+        self._heads = heads
+        self._dialogues = dialogues
+        self._recipe = recipe
+        self._checkpoint = folder / "checkpoint.pt"
+        self._batch_size = min(recipe.batch_size, len(dialogues.ids))
+        self._steps_per_epoch = len(dialogues.ids) // self._batch_size
+        self.num_steps = self._steps_per_epoch * recipe.epochs
+        self._optimizer = torch.optim.AdamW(
+            heads.parameters(), recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
+        )
+        self.step = self._resume()
+
+    def run(self, on_report: Callable[[TrainingReport], None]) -> None:
+        """Trains to the end. Raises MedusaError at a loss that is not a number; the last checkpoint stays."""
+        saved = time.monotonic()
+        while self.step < self.num_steps:
+            targets = self._targets(self.step)
+            loss = self._train_step(targets)
+            self.step += 1
+            if self.step % _STEPS_BETWEEN_REPORTS == 0 or self.step == self.num_steps:
+                value = float(loss)
+                if not math.isfinite(value):
+                    raise MedusaError(
+                        f"The loss is not a number at step {self.step}; run again with a lower learning rate "
+                        f"to go on from {self._checkpoint}."
+                    )
+                on_report(TrainingReport(self.step, self.num_steps, value, self._accuracy(targets)))
+            if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
+                self.save()
+                saved = time.monotonic()
+        self.save()
+
+    def save(self) -> None:
+        """Writes the checkpoint, whole or not at all."""
+        state = {
+            "step": self.step,
+            "num_steps": self.num_steps,
+            "heads": self._heads.state_dict(),
+            "optimizer": self._optimizer.state_dict(),
+        }
+        partial = self._checkpoint.with_suffix(".partial")
+        torch.save(state, partial)
+        partial.replace(self._checkpoint)
+
+    def _resume(self) -> int:
+        if not self._checkpoint.exists():
+            return 0
+        state = torch.load(self._checkpoint, map_location=self._base.device, weights_only=True)
+        if state["num_steps"] != self.num_steps:
+            raise MedusaError(
+                f"{self._checkpoint} is of a training of {state['num_steps']} steps, this one has {self.num_steps}; "
+                "use the same settings, or remove that file to train anew."
+            )
+        self._heads.load_state_dict(state["heads"])
+        self._optimizer.load_state_dict(state["optimizer"])
+        return int(state["step"])
+
+    def _targets(self, step: int) -> Targets:
+        epoch, place = divmod(step, self._steps_per_epoch)
+        # The order is a function of seed and epoch alone, so a resumed run sees the same batches.
+        shuffle = torch.Generator().manual_seed(self._recipe.seed + epoch)
+        order = torch.randperm(len(self._dialogues.ids), generator=shuffle)
+        rows = order[place * self._batch_size : (place + 1) * self._batch_size]
+        return self.hidden_targets(rows)
+
+    @torch.no_grad()
+    def hidden_targets(self, rows: torch.Tensor) -> Targets:
+        """Targets of these dialogues, from one forward of the base."""
+        ids = self._dialogues.ids[rows].to(self._base.device)
+        answer = self._dialogues.answer[rows].to(self._base.device)
+        hidden = self._base.forward(ids, self._base.new_cache(ids.shape[1]))
+        return gather_targets(hidden, ids, answer, self._heads.num_heads)
+
+    def _train_step(self, targets: Targets) -> torch.Tensor:
+        """One optimiser step; returns the loss (a tensor, so that nothing waits for the device)."""
+        for group in self._optimizer.param_groups:
+            group["lr"] = self._learning_rate()
+        loss = self._loss(targets)
+        self._optimizer.zero_grad(set_to_none=True)
+        loss.backward()  # type: ignore[no-untyped-call]
+        self._optimizer.step()
+        return loss.detach()
+
+    def _loss(self, targets: Targets) -> torch.Tensor:
+        guesses = self._guesses(targets.hidden)  # (K, n, D)
+        total = torch.zeros((), device=guesses.device)
+        for head in range(self._heads.num_heads):
+            valid = targets.valid[head]
+            discount = self._recipe.head_discount ** (head + 1)
+            total = total + discount * frozen_head_cross_entropy(
+                guesses[head][valid], self._base.lm_head_weight, targets.ids[head][valid]
+            ) / valid.sum().clamp_min(1)
+        return total
+
+    def _guesses(self, hidden: torch.Tensor) -> torch.Tensor:
+        with torch.autocast(hidden.device.type, torch.bfloat16, enabled=hidden.dtype != torch.float32):
+            guesses: torch.Tensor = self._heads(hidden)
+        return guesses
+
+    @torch.no_grad()
+    def _accuracy(self, targets: Targets) -> list[float]:
+        ids, valid = targets.ids[:, :_PROBE_ROWS], targets.valid[:, :_PROBE_ROWS]
+        guesses = self._guesses(targets.hidden[:_PROBE_ROWS]).to(self._base.dtype)
+        right = (self._base.logits(guesses).argmax(-1) == ids) & valid  # (K, rows)
+        return (right.sum(1) / valid.sum(1).clamp_min(1)).tolist()
+
+    def _learning_rate(self) -> float:
+        recipe = self._recipe
+        if self.step < recipe.warmup_steps:
+            return recipe.learning_rate * (self.step + 1) / recipe.warmup_steps
+        done = (self.step - recipe.warmup_steps) / max(1, self.num_steps - recipe.warmup_steps)
+        return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))

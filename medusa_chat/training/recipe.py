@@ -1,0 +1,32 @@
+"""How heads are trained. Every default of training stands here, once."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True, slots=True)
+class Recipe:
+    """num_tokens: positions of self-written dialogue (about two thirds of them answers). sequence_length and
+    batch_size: of a training step, tokens and sequences. answer_temperature: of half the answers; the other
+    half are greedy, as heads are used most.
+    """
+
+    num_heads: int = 4
+    num_layers: int = 6
+    num_tokens: int = 4_000_000
+    epochs: int = 4
+    sequence_length: int = 640
+    batch_size: int = 48
+    learning_rate: float = 1e-3
+    warmup_steps: int = 40
+    weight_decay: float = 0.01
+    head_discount: float = 0.8  # L = Σ_k 0.8^k CE_k   (paper, §2.2.1)
+    user_temperature: float = 1.0
+    answer_temperature: float = 0.7
+    held_out: float = 0.02
+    seed: int = 0
+
+    @property
+    def num_sequences(self) -> int:
+        return max(2, self.num_tokens // self.sequence_length)

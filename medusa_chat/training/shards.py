@@ -1,0 +1,92 @@
+"""Self-written dialogues on disk: shards that are written whole or not at all, and never written twice."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+
+import safetensors.torch
+import torch
+
+from medusa_chat.errors import CheckpointError, UsageError
+from medusa_chat.training.dialogues import Dialogues, DialogueWriter
+from medusa_chat.training.recipe import Recipe
+
+# What the data depends on; the rest of a recipe may change between data and training.
+_DATA_FIELDS = ("num_tokens", "sequence_length", "user_temperature", "answer_temperature", "seed")
+
+
+def write_shards(
+    folder: Path,
+    writer: DialogueWriter,
+    recipe: Recipe,
+    sequences_per_shard: int,
+    on_progress: Callable[[int], None],
+) -> list[Path]:
+    """Writes what is still missing; on_progress gets the number of dialogues there are. A folder begun with
+    another sequences_per_shard (another device's) goes on with its own.
+
+    Raises UsageError if the folder holds data of another recipe.
+    """
+    folder.mkdir(parents=True, exist_ok=True)
+    sequences_per_shard = _claim(folder, recipe, sequences_per_shard)
+    files = []
+    for start in range(0, recipe.num_sequences, sequences_per_shard):
+        file = folder / f"shard-{start:07d}.safetensors"
+        if not file.exists():
+            count = min(sequences_per_shard, recipe.num_sequences - start)
+            _save(file, writer.write(count, recipe.seed * 1_000_003 + start))
+        files.append(file)
+        on_progress(min(start + sequences_per_shard, recipe.num_sequences))
+    return files
+
+
+def read_shards(files: list[Path]) -> Dialogues:
+    """All dialogues of these shards. Raises CheckpointError naming a shard that can't be read."""
+    shards = []
+    for file in files:
+        try:
+            shards.append(safetensors.torch.load_file(file))
+        except (OSError, safetensors.SafetensorError) as error:
+            raise CheckpointError(f"{file} is damaged ({error}); remove it and run train again.") from None
+    return Dialogues(*(torch.cat([shard[name] for shard in shards]) for name in ("ids", "answer", "greedy")))
+
+
+def _save(file: Path, dialogues: Dialogues) -> None:
+    partial = file.with_suffix(".partial")
+    safetensors.torch.save_file(
+        {"ids": dialogues.ids, "answer": dialogues.answer, "greedy": dialogues.greedy}, partial
+    )
+    partial.replace(file)
+
+
+def _claim(folder: Path, recipe: Recipe, sequences_per_shard: int) -> int:
+    """Notes what the data is made with, or checks it against what is there. Returns the shard size to use."""
+    wanted = {name: value for name, value in asdict(recipe).items() if name in _DATA_FIELDS}
+    file = folder / "recipe.json"
+    if not file.exists():
+        content = {**wanted, "sequences_per_shard": sequences_per_shard}
+        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        return sequences_per_shard
+    found = json.loads(file.read_text(encoding="utf-8"))
+    different = next((name for name in wanted if wanted[name] != found.get(name)), None)
+    if different is not None:
+        raise UsageError(
+            f"{folder} holds dialogues written with {different} = {found.get(different)}, not {wanted[different]}; "
+            "use the same settings, or remove that folder to start anew."
+        )
+    return int(found["sequences_per_shard"])
+
+
+def split(dialogues: Dialogues, held_out: float) -> tuple[Dialogues, Dialogues]:
+    """Training and held-out dialogues: the last ones are held out, at least one on each side."""
+    total = len(dialogues.ids)
+    cut = total - min(max(1, round(total * held_out)), total - 1)
+    first, second = (
+        Dialogues(dialogues.ids[part], dialogues.answer[part], dialogues.greedy[part])
+        for part in (slice(0, cut), slice(cut, total))
+    )
+    return first, second
+
