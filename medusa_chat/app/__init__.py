@@ -1,0 +1,30 @@
+"""The Textual UI. Never imports torch: the engine is reached through engine/process.py only."""
+
+from __future__ import annotations
+
+import asyncio
+
+from medusa_chat.app.app import MedusaApp
+from medusa_chat.engine.process import EngineProcess
+from medusa_chat.history import History
+from medusa_chat.records import LoadRequest
+from medusa_chat.settings import Settings
+
+__all__ = ["MedusaApp", "run_app"]
+
+
+def run_app(settings: Settings, request: LoadRequest, resume: bool = False) -> int:
+    """Opens the chat and returns its exit status. resume: go on with the latest conversation."""
+    return asyncio.run(_run(settings, request, resume))
+
+
+async def _run(settings: Settings, request: LoadRequest, resume: bool) -> int:
+    engine = EngineProcess()
+    history = History()
+    app = MedusaApp(settings, request, engine, history, resume)
+    try:
+        await app.run_async()
+    finally:
+        await engine.close()
+        history.close()
+    return app.return_code or 0

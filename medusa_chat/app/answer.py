@@ -1,0 +1,42 @@
+"""A reply in the making."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from medusa_chat.app import figures
+from medusa_chat.app.conversation import Turn
+from medusa_chat.app.meter import ReplyMeter
+from medusa_chat.app.turns import AssistantTurn
+from medusa_chat.records import FinishReason
+
+_ENDINGS: dict[FinishReason | None, str] = {
+    None: "■ broken off",
+    "cancelled": "■ stopped",
+    "length": "■ reached the most tokens of a reply",
+    "context": "■ the context is full",
+}
+
+
+@dataclass(slots=True)
+class Answer:
+    """turn: None until the first text arrives. is_saved: the question is on disk, or can't be put there.
+    is_asked: the engine has the question.
+    """
+
+    widget: AssistantTurn
+    meter: ReplyMeter
+    turn: Turn | None = None
+    is_saved: bool = False
+    is_asked: bool = False
+    finish_reason: FinishReason | None = None
+
+    @property
+    def was_cut(self) -> bool:
+        """The model didn't come to the end of what it had to say because it was stopped or it broke."""
+        return self.finish_reason in (None, "cancelled")
+
+    def caption(self) -> str:
+        ending = _ENDINGS.get(self.finish_reason)
+        figures_line = figures.caption(self.meter)
+        return f"{ending} · {figures_line}" if ending else figures_line

@@ -1,0 +1,452 @@
+"""The Textual app: holds the state, answers keys, and shows what the engine's link posts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import ClassVar, Literal
+
+from textual import on
+from textual.app import App, ComposeResult
+from textual.binding import Binding, BindingType
+from textual.containers import Horizontal, Vertical
+from textual.widgets import Footer, Static
+
+from medusa_chat import registry
+from medusa_chat.app import dials
+from medusa_chat.app.answer import Answer
+from medusa_chat.app.chat_view import ChatView
+from medusa_chat.app.commands import parse_command
+from medusa_chat.app.conversation import Conversation, Recorder, latest_conversation
+from medusa_chat.app.engine_link import EngineLink
+from medusa_chat.app.help_screen import HelpScreen
+from medusa_chat.app.load_bar import LoadBar
+from medusa_chat.app.messages import (
+    EngineReady,
+    LoadFailed,
+    LoadProgressed,
+    ReplyBegan,
+    ReplyEnded,
+    ReplyGrew,
+)
+from medusa_chat.app.meter import ReplyMeter
+from medusa_chat.app.panel import Panel
+from medusa_chat.app.prompt import Prompt
+from medusa_chat.app.strip import StatusStrip
+from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
+from medusa_chat.engine.process import Engine
+from medusa_chat.errors import EngineCrashed, HistoryError, MedusaError, PromptTooLong, UsageError
+from medusa_chat.history import History
+from medusa_chat.printable import printable
+from medusa_chat.records import EngineInfo, LoadProgress, LoadRequest, SamplingOptions
+from medusa_chat.settings import Settings
+
+_SECONDS_BETWEEN_SAVES = 0.7
+_LOAD_CRASHES_BORNE = 1
+_TOO_SMALL = "Please make the terminal larger."
+_DARK, _LIGHT = "textual-dark", "textual-light"
+_TEMPERATURE = Binding.Group("Temperature", compact=True)
+
+Phase = Literal["loading", "ready", "down"]
+
+
+class MedusaApp(App[None]):
+    """One conversation with one model; neither is lost when the engine is."""
+
+    CSS_PATH = "app.tcss"
+    TITLE = "medusa-chat"
+    HORIZONTAL_BREAKPOINTS = [(0, "-too-narrow"), (36, "-narrow"), (90, "-wide")]  # noqa: RUF012
+    VERTICAL_BREAKPOINTS = [(0, "-too-short"), (10, "-short"), (36, "-tall")]  # noqa: RUF012
+    # Priority: the prompt has the focus, and a text box has uses of its own for some of these keys.
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "Stop"),
+        Binding("f1", "help", "Help", priority=True),
+        Binding("f2", "temperature(-1)", "Cooler", priority=True, group=_TEMPERATURE),
+        Binding("f3", "temperature(1)", "Warmer", priority=True, group=_TEMPERATURE),
+        Binding("f4", "top_p(-1)", "Lower top-p", priority=True, show=False),
+        Binding("f5", "top_p(1)", "Raise top-p", priority=True, show=False),
+        Binding("f6", "top_k(-1)", "Lower top-k", priority=True, show=False),
+        Binding("f7", "top_k(1)", "Raise top-k", priority=True, show=False),
+        Binding("f8", "acceptance", "Accept", priority=True),
+        Binding("f9", "drafting", "Drafting", priority=True),
+        Binding("ctrl+n", "new", "New", priority=True),
+        Binding("ctrl+t", "light_or_dark", "Theme", priority=True),
+        Binding("ctrl+q", "quit", "Quit", priority=True),
+    ]
+
+    def __init__(
+        self,
+        settings: Settings,
+        load_request: LoadRequest,
+        engine: Engine,
+        history: History,
+        resume: bool = False,
+    ) -> None:
+        super().__init__()
+        self._settings = settings
+        self._request = load_request
+        self._working_request: LoadRequest | None = None
+        self._history = history
+        self._recorder = Recorder(history)
+        self._saving_fails = False
+        self._resume = resume
+        self._link = EngineLink(engine, self.post_message)
+        self._phase: Phase = "loading"
+        self._load_crashes = 0
+        self._info: EngineInfo | None = None
+        self._options: SamplingOptions = settings.sampling
+        self._conversation = Conversation(settings.system)
+        self._answer: Answer | None = None
+        self._meter = ReplyMeter()
+        self._is_new_wanted = False
+
+    # The screen
+
+    def compose(self) -> ComposeResult:
+        with Horizontal(id="room"):
+            with Vertical(id="talk"):
+                yield ChatView()
+                yield LoadBar()
+                yield StatusStrip()
+                yield Prompt(
+                    placeholder="Ask something. Enter sends, Ctrl+J begins a new line.",
+                    highlight_cursor_line=False,
+                )
+            yield Panel()
+        yield Footer(show_command_palette=False)
+        yield Static(_TOO_SMALL, id="too-small", markup=False)
+
+    async def on_mount(self) -> None:
+        self.chat = self.query_one(ChatView)
+        self.prompt = self.query_one(Prompt)
+        self.panel = self.query_one(Panel)
+        self.prompt.focus()
+        await self.chat.greet(self._greeting)
+        if self._settings.theme in self.available_themes:
+            self.theme = self._settings.theme
+        else:
+            await self._say(f"There is no theme {self._settings.theme!r}. Ctrl+P lists them.", is_error=True)
+        self.run_worker(self._link.run(), group="link")
+        self._load(self._request)
+        self._show_options()
+        self._show_figures()
+        self.set_interval(_SECONDS_BETWEEN_SAVES, self._save_beside)
+        if self._resume:
+            self.run_worker(self._continue_latest(), group="resume")
+
+    async def on_unmount(self) -> None:
+        await self._save()
+
+    @property
+    def _greeting(self) -> str:
+        if self._phase == "ready":
+            return "Ask something. /help shows keys and commands."
+        return "The model is being loaded. Your first message waits for it."
+
+    async def _say(self, text: str, *, is_error: bool = False) -> None:
+        await self.chat.notice(text, is_error=is_error)
+
+    def _show_options(self) -> None:
+        self.panel.show_options(self._options)
+        self.query_one(StatusStrip).show(self._meter, self._options)
+
+    def _show_figures(self) -> None:
+        self.panel.show_reply(self._meter, self._options, self._info)
+        self.query_one(StatusStrip).show(self._meter, self._options)
+
+    # Loading
+
+    def _load(self, request: LoadRequest) -> None:
+        self._request = request
+        self._phase = "loading"
+        self._info = None
+        self.panel.show_model(request, None)
+        self._show_progress(LoadProgress(f"Loading {request.model}"))
+        self._link.load(request)
+
+    def _show_progress(self, progress: LoadProgress) -> None:
+        bar = self.query_one(LoadBar)
+        bar.display = True
+        bar.show(progress)
+
+    @on(LoadProgressed)
+    def show_progress(self, event: LoadProgressed) -> None:
+        self._show_progress(event.progress)
+
+    @on(EngineReady)
+    async def be_ready(self, event: EngineReady) -> None:
+        if event.request != self._request:
+            return  # another model has been asked for since
+        self._phase = "ready"
+        self._info = event.info
+        self._load_crashes = 0
+        self._working_request = event.request
+        self._meter = ReplyMeter(event.info.step_seconds.get(1))
+        self.query_one(LoadBar).display = False
+        self.panel.show_model(event.request, event.info)
+        self._show_figures()
+        self.chat.change_greeting(self._greeting)
+        self._ask_when_ready()
+
+    @on(LoadFailed)
+    async def bear_failed_load(self, event: LoadFailed) -> None:
+        if event.request != self._request:
+            return
+        if isinstance(event.error, EngineCrashed) and self._load_crashes < _LOAD_CRASHES_BORNE:
+            self._load_crashes += 1
+            await self._say(f"{event.error} It is started once more.", is_error=True)
+            self._load(event.request)
+        elif self._working_request not in (None, event.request):
+            assert self._working_request is not None
+            await self._say(f"{event.error} Going back to {self._working_request.model}.", is_error=True)
+            self._load_crashes = 0
+            self._load(self._working_request)
+        else:
+            self._phase = "down"
+            self.query_one(LoadBar).display = False
+            await self._say(
+                f"{event.error} /retry tries again, /model NAME loads another model.", is_error=True
+            )
+
+    # Asking and answering
+
+    @on(Prompt.Sent)
+    async def take_message(self, event: Prompt.Sent) -> None:
+        text = printable(event.text)
+        if not text.strip():
+            self.prompt.hint("Type a message first")
+        elif text.startswith("/"):
+            await self._obey(text)
+        elif self._answer is not None:
+            self._refuse(text, "A reply is under way: Esc stops it")
+        elif self._phase == "down":
+            self._refuse(text, "No model is loaded: /retry, or /model NAME")
+        else:
+            await self._begin_answer(text.strip())
+
+    def _refuse(self, text: str, reason: str) -> None:
+        self.prompt.give_back(text)
+        self.prompt.hint(reason)
+
+    async def _begin_answer(self, text: str) -> None:
+        self._conversation.add("user", text)
+        self._meter = ReplyMeter(self._info.step_seconds.get(1) if self._info else None)
+        caption = "…" if self._phase == "ready" else "waiting for the model …"
+        answer = self._answer = Answer(AssistantTurn(caption=caption), self._meter)
+        await self.chat.show(UserTurn(text), answer.widget)
+        self.chat.anchor()
+        self.run_worker(self._save_then_ask(answer), group="ask")
+
+    async def _save_then_ask(self, answer: Answer) -> None:
+        await self._save()
+        answer.is_saved = True
+        self._ask_when_ready()
+
+    def _ask_when_ready(self) -> None:
+        answer = self._answer
+        if self._phase == "ready" and answer is not None and answer.is_saved and not answer.is_asked:
+            answer.is_asked = True
+            # Loading may have ended since the question was put.
+            self._meter = answer.meter = ReplyMeter(self._info.step_seconds.get(1) if self._info else None)
+            self._link.ask(self._conversation.messages(), self._options)
+
+    @on(ReplyBegan)
+    async def show_reply_began(self, event: ReplyBegan) -> None:
+        self._meter.context_tokens = event.started.num_prompt_tokens
+        self._show_figures()
+        if (dropped := event.started.num_dropped) and self._answer is not None:
+            were = "message was" if dropped == 1 else f"{dropped} messages were"
+            notice = Notice(f"The context is full: the oldest {were} left out of what the model reads.")
+            await self.chat.mount(notice, before=self._answer.widget)
+
+    @on(ReplyGrew)
+    async def show_growth(self, event: ReplyGrew) -> None:
+        answer = self._answer
+        if answer is None:
+            return
+        text = "".join(chunk.text for chunk in event.chunks)
+        for chunk in event.chunks:
+            answer.meter.add(chunk.step)
+            answer.finish_reason = chunk.finish_reason or answer.finish_reason
+        if text:
+            if answer.turn is None:
+                answer.turn = self._conversation.add("assistant", "", partial=True)
+            answer.turn.content += printable(text)
+            await answer.widget.feed(text)
+        self._show_figures()
+
+    @on(ReplyEnded)
+    async def end_answer(self, event: ReplyEnded) -> None:
+        answer, self._answer = self._answer, None
+        if answer is not None:
+            await self._finish(answer)
+        if isinstance(event.error, PromptTooLong):
+            self._conversation.refuse_question()
+        if isinstance(event.error, EngineCrashed):
+            await self._say(f"{event.error} It is started again; the conversation is kept.", is_error=True)
+            self._load(self._request)
+        elif event.error is not None:
+            await self._say(str(event.error), is_error=True)
+        self._save_beside()
+        if self._is_new_wanted:
+            await self._begin_conversation()
+
+    async def _finish(self, answer: Answer) -> None:
+        if answer.turn is not None:
+            answer.turn.partial = answer.was_cut
+            await answer.widget.finish(answer.turn.content, answer.caption())
+        elif answer.finish_reason is None:
+            await answer.widget.remove()  # the notice of the error says it all
+        else:
+            answer.widget.show_caption(f"no text · {answer.caption()}")
+
+    # Saving
+
+    def _save_beside(self) -> None:
+        if not self._conversation.is_stored:
+            self.run_worker(self._save(), group="save")
+
+    async def _save(self) -> None:
+        """What can't be saved now is saved by a later try; the user is told once of each change."""
+        try:
+            await self._recorder.save(self._conversation, self._request.model)
+        except HistoryError as error:
+            if not self._saving_fails:
+                self._saving_fails = True
+                await self._say(f"This conversation is not being saved. {error}", is_error=True)
+        else:
+            if self._saving_fails and self._conversation.turns:
+                self._saving_fails = False
+                await self._say("The conversation is saved again.")
+
+    async def _continue_latest(self) -> None:
+        try:
+            conversation = await asyncio.to_thread(latest_conversation, self._history)
+        except HistoryError as error:
+            await self._say(str(error), is_error=True)
+            return
+        if conversation is None:
+            await self._say("There is no conversation to continue yet.")
+        elif not self._conversation.turns:  # else the user was faster
+            self._conversation = conversation
+            await self.chat.show_turns(conversation.turns)
+
+    # Keys
+
+    def action_stop(self) -> None:
+        """Ends the reply under way and keeps what is there; a question not yet asked is withdrawn."""
+        if self._answer is None:
+            return
+        if self._answer.is_asked:
+            self._link.stop()
+        else:
+            self._answer.widget.remove()
+            self._answer = None
+
+    def action_help(self) -> None:
+        self.push_screen(HelpScreen())
+
+    def action_temperature(self, notches: int) -> None:
+        self._use(dials.turn_temperature(self._options, notches))
+
+    def action_top_p(self, notches: int) -> None:
+        self._use(dials.turn_top_p(self._options, notches))
+
+    def action_top_k(self, notches: int) -> None:
+        self._use(dials.turn_top_k(self._options, notches))
+
+    def action_acceptance(self) -> None:
+        self._use(dials.switch_acceptance(self._options))
+
+    def action_drafting(self) -> None:
+        self._use(dials.switch_drafting(self._options))
+
+    def action_light_or_dark(self) -> None:
+        self.theme = _LIGHT if self.current_theme.dark else _DARK
+
+    async def action_new(self) -> None:
+        if self._answer is not None and self._answer.is_asked:
+            # Its last chunks must not land in the new conversation.
+            self._is_new_wanted = True
+            self._link.stop()
+        else:
+            await self._begin_conversation()
+
+    async def _begin_conversation(self) -> None:
+        await self._save()
+        self._is_new_wanted = False
+        self._answer = None
+        self._conversation = Conversation(self._conversation.system)
+        self._meter = ReplyMeter(self._info.step_seconds.get(1) if self._info else None)
+        self._show_figures()
+        await self.chat.greet(self._greeting)
+
+    def _use(self, options: SamplingOptions) -> None:
+        """From now on, the next step of a reply under way included."""
+        before, self._options = self._options, options
+        if (options.drafting, options.acceptance) != (before.drafting, before.acceptance):
+            self._meter.restart()
+        if self._answer is not None and self._answer.is_asked:
+            self._link.set_options(options)
+        self._show_options()
+        self._show_figures()
+
+    @on(Prompt.ScrolledChat)
+    def scroll_chat(self, event: Prompt.ScrolledChat) -> None:
+        self.chat.page(event.pages)
+
+    # Commands
+
+    async def _obey(self, line: str) -> None:
+        """A command that can't be followed stays in the box, to be corrected."""
+        try:
+            command, argument = parse_command(line)
+            obey: Callable[[str], object] = getattr(self, f"command_{command.name}")
+            result = obey(argument)
+            if asyncio.iscoroutine(result):
+                await result
+        except MedusaError as error:
+            self.prompt.give_back(line)
+            await self._say(str(error), is_error=True)
+
+    def command_model(self, name: str) -> None:
+        if not name:
+            raise UsageError(f"/model takes a name: {', '.join(registry.load_registry())}; or a folder.")
+        registry.resolve(name)  # a slip of the pen must not cost the model that is loaded
+        if self._answer is not None and self._answer.is_asked:
+            self._link.stop()
+        self._load_crashes = 0
+        self._load(replace(self._request, model=name, heads=None))
+
+    async def command_system(self, text: str) -> None:
+        if text:
+            self._conversation.system = text
+        system = self._conversation.system
+        await self._say(
+            f"System prompt: {system}" if system else "There is no system prompt. /system TEXT sets one."
+        )
+
+    def command_set(self, argument: str) -> None:
+        name, value = [*argument.split(), "", ""][:2]
+        if not value:
+            raise UsageError("/set takes an option and a value, such as /set temperature 0.7.")
+        self._use(dials.set_option(self._options, name, value))
+
+    def command_plain(self, _: str) -> None:
+        self.action_drafting()
+
+    async def command_new(self, _: str) -> None:
+        await self.action_new()
+
+    def command_retry(self, _: str) -> None:
+        if self._phase != "down":
+            raise UsageError("The model is loaded already." if self._phase == "ready" else "It is loading.")
+        self._load_crashes = 0
+        self._load(self._request)
+
+    def command_help(self, _: str) -> None:
+        self.action_help()
+
+    async def command_quit(self, _: str) -> None:
+        await self.action_quit()

@@ -1,0 +1,59 @@
+"""The conversation on the screen."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+from textual.containers import VerticalScroll
+from textual.content import Content
+from textual.widget import Widget
+from textual.widgets import Static
+
+from medusa_chat.app.conversation import Turn
+from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
+
+
+class ChatView(VerticalScroll):
+    """Turns and notices, oldest first. Follows the newest line until the user scrolls away from it."""
+
+    can_focus = False
+
+    async def greet(self, text: str) -> None:
+        """Empties the view and shows a greeting, which the first turn replaces."""
+        await self.remove_children()
+        await self.mount(Static(_greeting(text), id="greeting", markup=False))
+        self.anchor()
+
+    def change_greeting(self, text: str) -> None:
+        """Changes the greeting, where it still stands."""
+        for greeting in self.query("#greeting").results(Static):
+            greeting.update(_greeting(text))
+
+    async def show(self, *widgets: Widget) -> None:
+        """Appends widgets."""
+        await self.query("#greeting").remove()
+        await self.mount_all(widgets)
+
+    async def show_turns(self, turns: Iterable[Turn]) -> None:
+        """Appends turns of an earlier session."""
+        await self.show(*(_widget(turn) for turn in turns))
+        self.anchor()
+
+    async def notice(self, text: str, *, is_error: bool = False) -> None:
+        """Says one sentence between the turns."""
+        # The greeting stays: a notice at the start is no conversation.
+        await self.mount(Notice(text, is_error=is_error))
+
+    def page(self, pages: int) -> None:
+        """Scrolls up (-1) or down (1); reaching the end follows the newest line again."""
+        (self.scroll_page_up if pages < 0 else self.scroll_page_down)(animate=False)
+
+
+def _greeting(text: str) -> Content:
+    return Content.assemble(("medusa-chat", "bold"), f"\n{text}")
+
+
+def _widget(turn: Turn) -> Widget:
+    if turn.role == "user":
+        return UserTurn(turn.content)
+    return AssistantTurn(turn.content, "■ not finished" if turn.partial else "")

@@ -1,0 +1,42 @@
+"""Slash commands: their table, and reading one."""
+
+from __future__ import annotations
+
+import difflib
+from dataclasses import dataclass
+
+from medusa_chat.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class Command:
+    """name: as typed after the slash; the app answers with its method command_<name>."""
+
+    name: str
+    argument: str
+    help: str
+
+
+COMMANDS = (
+    Command("model", "NAME", "load another model and go on with it"),
+    Command("system", "TEXT", "set the system prompt; without text, show it"),
+    Command("set", "OPTION VALUE", "an exact value, such as /set temperature 0.7"),
+    Command("plain", "", "turn drafting off or on"),
+    Command("new", "", "begin a new conversation"),
+    Command("retry", "", "load the model again after it failed"),
+    Command("help", "", "show keys and commands"),
+    Command("quit", "", "leave"),
+)
+_BY_NAME = {command.name: command for command in COMMANDS}
+
+
+def parse_command(line: str) -> tuple[Command, str]:
+    """The command and the rest of its line. Raises UsageError for an unknown one."""
+    word, argument = [*line.removeprefix("/").split(None, 1), "", ""][:2]
+    if word not in _BY_NAME:
+        near = difflib.get_close_matches(word, _BY_NAME, n=1)
+        hint = f"Did you mean /{near[0]}?" if near else "/help lists them."
+        raise UsageError(
+            f"There is no command /{word}. {hint} To send it as a message, put a space before the slash."
+        )
+    return _BY_NAME[word], argument.strip()

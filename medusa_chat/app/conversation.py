@@ -1,0 +1,129 @@
+"""What has been said, and how it reaches the disk."""
+
+from __future__ import annotations
+
+import asyncio
+import threading
+from dataclasses import dataclass, field
+
+from medusa_chat.history import History
+from medusa_chat.records import Message, Role
+
+
+@dataclass(eq=False, slots=True)
+class Turn:
+    """One message as the screen shows it. partial: still streaming, or never finished.
+
+    refused: too long for the engine, so it is shown and kept but not sent again.
+    """
+
+    role: Role
+    content: str
+    partial: bool = False
+    refused: bool = False
+    stored_id: int | None = None
+    stored: tuple[str, bool] | None = None
+
+    @property
+    def is_stored(self) -> bool:
+        return self.stored == (self.content, self.partial)
+
+
+@dataclass(eq=False, slots=True)
+class Conversation:
+    """A system prompt and turns, oldest first. id: its row in the history, once it has one."""
+
+    system: str | None = None
+    turns: list[Turn] = field(default_factory=list)
+    id: int | None = None
+    stored_system: str | None = None
+
+    def add(self, role: Role, content: str, partial: bool = False) -> Turn:
+        turn = Turn(role, content, partial)
+        self.turns.append(turn)
+        return turn
+
+    @property
+    def is_stored(self) -> bool:
+        # Nothing said yet: there is nothing worth a row.
+        return not self.turns or (
+            self.stored_system == self.system and all(turn.is_stored for turn in self.turns)
+        )
+
+    def refuse_question(self) -> None:
+        """Marks the unanswered messages at the end as not to be sent again."""
+        for turn in reversed(self.turns):
+            if turn.role != "user":
+                break
+            turn.refused = True
+
+    def messages(self) -> tuple[Message, ...]:
+        """What the engine is asked with: no empty replies, and users' messages in a row made one.
+
+        Both come of replies that failed, and chat templates want the roles to alternate.
+        """
+        messages = [Message("system", self.system)] if self.system else []
+        for turn in self.turns:
+            if turn.refused or not turn.content:
+                continue
+            if messages and messages[-1].role == turn.role:
+                messages[-1] = Message(turn.role, f"{messages[-1].content}\n\n{turn.content}")
+            else:
+                messages.append(Message(turn.role, turn.content))
+        return tuple(messages)
+
+
+def latest_conversation(history: History) -> Conversation | None:
+    """The conversation last written to, or None when there is none. Raises HistoryError."""
+    record = history.latest()
+    if record is None:
+        return None
+    turns = [
+        Turn(
+            stored.role,
+            stored.content,
+            stored.partial,
+            stored_id=stored.id,
+            stored=(stored.content, stored.partial),
+        )
+        for stored in history.messages(record.id)
+    ]
+    return Conversation(record.system, turns, record.id, record.system)
+
+
+class Recorder:
+    """Writes what of a conversation isn't stored yet. A save that failed is made up for by the next."""
+
+    def __init__(self, history: History) -> None:
+        self._history = history
+        self._lock = threading.Lock()
+
+    async def save(self, conversation: Conversation, model: str) -> None:
+        """Raises HistoryError; what is not stored then stays marked so."""
+        if not conversation.is_stored:
+            await asyncio.to_thread(self._write, conversation, model)
+
+    def _write(self, conversation: Conversation, model: str) -> None:
+        # A thread's lock, not the loop's: a cancelled save goes on in its thread while the next begins.
+        with self._lock:
+            self._write_conversation(conversation, model)
+            for turn in tuple(conversation.turns):
+                if not turn.is_stored:
+                    self._write_turn(conversation, turn)
+
+    def _write_conversation(self, conversation: Conversation, model: str) -> None:
+        system = conversation.system
+        if conversation.id is None:
+            conversation.id = self._history.create(model, system)
+        elif conversation.stored_system != system:
+            self._history.set_system(conversation.id, system)
+        conversation.stored_system = system
+
+    def _write_turn(self, conversation: Conversation, turn: Turn) -> None:
+        content, partial = turn.content, turn.partial  # the turn may grow while it is written
+        if turn.stored_id is None:
+            assert conversation.id is not None
+            turn.stored_id = self._history.add(conversation.id, turn.role, content, partial)
+        else:
+            self._history.update(turn.stored_id, content, partial)
+        turn.stored = content, partial

@@ -1,0 +1,102 @@
+"""Drives an engine for the app, one load or reply after another, and posts what comes of it."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from textual.message import Message as AppMessage
+
+from medusa_chat.app.messages import (
+    EngineReady,
+    LoadFailed,
+    LoadProgressed,
+    ReplyBegan,
+    ReplyEnded,
+    ReplyGrew,
+)
+from medusa_chat.engine.process import Engine
+from medusa_chat.errors import MedusaError
+from medusa_chat.records import Chunk, EngineInfo, LoadProgress, LoadRequest, Message, SamplingOptions
+
+# Chunks are handed on this often: each hand-over costs the screen a Markdown parse and a layout.
+_SECONDS_BETWEEN_CHUNKS = 1 / 15
+
+
+@dataclass(frozen=True, slots=True)
+class _Question:
+    messages: tuple[Message, ...]
+    options: SamplingOptions
+
+
+class EngineLink:
+    """Runs beside the screen as one task. Post is the app's post_message."""
+
+    def __init__(self, engine: Engine, post: Callable[[AppMessage], bool]) -> None:
+        self._engine = engine
+        self._post = post
+        self._jobs: asyncio.Queue[LoadRequest | _Question] = asyncio.Queue()
+        self._chunks: list[Chunk] = []
+        self._hand_over: asyncio.TimerHandle | None = None
+
+    def load(self, request: LoadRequest) -> None:
+        """Answered by LoadProgressed…, then EngineReady or LoadFailed."""
+        self._jobs.put_nowait(request)
+
+    def ask(self, messages: Sequence[Message], options: SamplingOptions) -> None:
+        """Answered by ReplyBegan, ReplyGrew…, ReplyEnded."""
+        self._jobs.put_nowait(_Question(tuple(messages), options))
+
+    def set_options(self, options: SamplingOptions) -> None:
+        self._engine.set_options(options)
+
+    def stop(self) -> None:
+        self._engine.cancel()
+
+    async def run(self) -> None:
+        """Until cancelled. A reply is always read to its end, so that no chunk strays into the next."""
+        while True:
+            match await self._jobs.get():
+                case LoadRequest() as request:
+                    await self._load(request)
+                case _Question() as question:
+                    await self._reply(question)
+
+    async def _load(self, request: LoadRequest) -> None:
+        try:
+            async for item in self._engine.load(request):
+                match item:
+                    case LoadProgress():
+                        self._post(LoadProgressed(item))
+                    case EngineInfo():
+                        self._post(EngineReady(request, item))
+        except MedusaError as error:
+            self._post(LoadFailed(request, error))
+
+    async def _reply(self, question: _Question) -> None:
+        failure: MedusaError | None = None
+        try:
+            async for item in self._engine.reply(question.messages, question.options):
+                if isinstance(item, Chunk):
+                    self._keep(item)
+                else:
+                    self._post(ReplyBegan(item))
+        except MedusaError as error:
+            failure = error
+        self._hand_over_chunks()
+        self._post(ReplyEnded(failure))
+
+    def _keep(self, chunk: Chunk) -> None:
+        self._chunks.append(chunk)
+        if self._hand_over is None:
+            loop = asyncio.get_running_loop()
+            self._hand_over = loop.call_later(_SECONDS_BETWEEN_CHUNKS, self._hand_over_chunks)
+
+    def _hand_over_chunks(self) -> None:
+        if self._hand_over is not None:
+            self._hand_over.cancel()
+            self._hand_over = None
+        if self._chunks:
+            self._post(ReplyGrew(tuple(self._chunks)))
+            self._chunks.clear()

@@ -1,0 +1,58 @@
+"""What the engine's link tells the app. Links post these and never touch a widget."""
+
+from __future__ import annotations
+
+from textual.message import Message
+
+from medusa_chat.errors import MedusaError
+from medusa_chat.records import Chunk, EngineInfo, LoadProgress, LoadRequest, ReplyStarted
+
+
+class LoadProgressed(Message):
+    """Loading has come this far."""
+
+    def __init__(self, progress: LoadProgress) -> None:
+        super().__init__()
+        self.progress = progress
+
+
+class EngineReady(Message):
+    """A model is loaded and can be asked."""
+
+    def __init__(self, request: LoadRequest, info: EngineInfo) -> None:
+        super().__init__()
+        self.request = request
+        self.info = info
+
+
+class LoadFailed(Message):
+    """No model is loaded."""
+
+    def __init__(self, request: LoadRequest, error: MedusaError) -> None:
+        super().__init__()
+        self.request = request
+        self.error = error
+
+
+class ReplyBegan(Message):
+    """The prompt has been read; chunks follow."""
+
+    def __init__(self, started: ReplyStarted) -> None:
+        super().__init__()
+        self.started = started
+
+
+class ReplyGrew(Message):
+    """The chunks of the last moment, oldest first."""
+
+    def __init__(self, chunks: tuple[Chunk, ...]) -> None:
+        super().__init__()
+        self.chunks = chunks
+
+
+class ReplyEnded(Message):
+    """No more chunks come. error: why, when it wasn't the end of the reply."""
+
+    def __init__(self, error: MedusaError | None = None) -> None:
+        super().__init__()
+        self.error = error

@@ -1,0 +1,58 @@
+"""What the chat is made of: the user's messages, the model's replies, and notices between them."""
+
+from __future__ import annotations
+
+from textual.app import ComposeResult
+from textual.containers import Vertical
+from textual.content import Content
+from textual.widgets import Static
+from textual.widgets.markdown import MarkdownStream
+
+from medusa_chat.app.safe_markdown import SafeMarkdown
+from medusa_chat.printable import printable
+
+
+class UserTurn(Static):
+    """A message of the user, as typed."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__(Content(printable(text)), markup=False)
+
+
+class Notice(Static):
+    """One sentence of the program. is_error: something went wrong."""
+
+    def __init__(self, text: str, *, is_error: bool = False) -> None:
+        super().__init__(Content(printable(text)), markup=False, classes="-error" if is_error else "")
+
+
+class AssistantTurn(Vertical):
+    """A reply: Markdown that grows while it streams, and a caption below."""
+
+    def __init__(self, text: str = "", caption: str = "") -> None:
+        super().__init__()
+        self._markdown = SafeMarkdown(printable(text) or None)
+        self._caption = Static(Content(caption), markup=False, classes="caption")
+        self._stream: MarkdownStream | None = None
+
+    def compose(self) -> ComposeResult:
+        yield self._markdown
+        yield self._caption
+
+    async def feed(self, text: str) -> None:
+        """Appends to the reply."""
+        if self._stream is None:
+            self._stream = SafeMarkdown.get_stream(self._markdown)
+            self.show_caption("")
+        await self._stream.write(printable(text))
+
+    async def finish(self, text: str, caption: str) -> None:
+        """Shows the whole reply as one document: a stream's pieces may have split a block."""
+        if self._stream is not None:
+            await self._stream.stop()
+            self._stream = None
+        await self._markdown.update(printable(text))
+        self.show_caption(caption)
+
+    def show_caption(self, caption: str) -> None:
+        self._caption.update(Content(caption))
