@@ -1,0 +1,115 @@
+"""The root of the command line. Imports nothing heavy at the top, so that --help is instant.
+
+A command of another room is a function with Typer annotations in commands/, registered below; it imports
+its room inside.
+"""
+
+from __future__ import annotations
+
+import io
+import sys
+import traceback
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Annotated, NoReturn
+
+import typer
+
+from medusa_chat.commands.doctor import doctor
+from medusa_chat.commands.models import models
+from medusa_chat.commands.options import DeviceOption, DTypeOption, HeadsOption, ModelOption, QuantOption
+from medusa_chat.commands.pull import pull
+from medusa_chat.commands.say import say
+from medusa_chat.errors import MedusaError, UsageError
+from medusa_chat.records import LoadRequest
+
+# Without rich: its markup would triple the time --help takes.
+app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False)
+for command in (say, models, pull, doctor):
+    app.command()(command)
+
+
+@dataclass(slots=True)
+class Invocation:
+    """What the root learns that outlives the parsing."""
+
+    debug: bool = False
+
+
+def main(arguments: Sequence[str] | None = None) -> NoReturn:
+    """Runs one command line and exits: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="replace")  # a terminal of another encoding is no reason to fail
+    invocation = Invocation()
+    try:
+        app(args=arguments, obj=invocation, prog_name="medusa-chat")
+    except Exception as error:
+        if invocation.debug:
+            traceback.print_exc()
+        print(_sentence(error), file=sys.stderr)
+        sys.exit(2 if isinstance(error, UsageError) else 1)
+    sys.exit(0)
+
+
+def _sentence(error: Exception) -> str:
+    if isinstance(error, MedusaError):
+        return str(error)
+    first_line = str(error).partition("\n")[0]
+    return (
+        f"This should not have happened: {type(error).__name__}: {first_line}. "
+        "Run it again as `medusa-chat --debug …` to see where, and please report it."
+    )
+
+
+def _print_version(wanted: bool) -> None:
+    if wanted:
+        from importlib.metadata import version
+
+        print(f"medusa-chat {version('medusa-chat')}")
+        raise typer.Exit
+
+
+@app.callback(invoke_without_command=True)
+def root(
+    context: typer.Context,
+    model: ModelOption = None,
+    heads: HeadsOption = None,
+    quant: QuantOption = None,
+    device: DeviceOption = None,
+    dtype: DTypeOption = None,
+    resume: Annotated[bool, typer.Option("--continue", help="Go on with the last conversation.")] = False,
+    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
+    version: Annotated[
+        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
+    ] = False,
+) -> None:
+    """Chat in the terminal with a model that drafts with Medusa heads."""
+    context.obj.debug = debug
+    settings = {"model": model, "quant": quant, "device": device, "dtype": dtype}
+    if context.invoked_subcommand is None:
+        raise typer.Exit(_open_app(settings, heads, resume))
+    given = [f"--{name}" for name, value in {**settings, "heads": heads}.items() if value is not None]
+    given += ["--continue"] if resume else []
+    if given:
+        raise UsageError(
+            f"{given[0]} must come after {context.invoked_subcommand}, if that command takes it."
+        )
+
+
+def _open_app(overrides: dict[str, str | None], heads: str | None, resume: bool) -> int:
+    from medusa_chat.registry import resolve
+    from medusa_chat.settings import load_settings
+
+    settings = load_settings(**overrides)
+    resolve(settings.model)  # a wrong name fails here, in the shell, and not behind the screen
+    if not (sys.stdin.isatty() and sys.stdout.isatty()):
+        raise UsageError('The chat needs a terminal. Without one, use `medusa-chat say "…"`.')
+    from medusa_chat.app import run_app
+
+    request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
+    return run_app(settings, request, resume)
+
+
+if __name__ == "__main__":
+    main()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from typing import Any
 
 from pydantic import ValidationError
@@ -9,6 +10,7 @@ from pydantic_settings import (
     BaseSettings,
     PydanticBaseSettingsSource,
     SettingsConfigDict,
+    SettingsError,
     TomlConfigSettingsSource,
 )
 
@@ -16,11 +18,16 @@ from medusa_chat import paths
 from medusa_chat.errors import UsageError
 from medusa_chat.records import Device, DType, Quantization, SamplingOptions
 
+_PREFIX = "MEDUSA_CHAT_"
+_DELIMITER = "__"
+
 
 class Settings(BaseSettings):
     """What config.toml may hold; each key also as MEDUSA_CHAT_<KEY>, and sampling as a table."""
 
-    model_config = SettingsConfigDict(env_prefix="MEDUSA_CHAT_", env_nested_delimiter="__", extra="forbid")
+    model_config = SettingsConfigDict(
+        env_prefix=_PREFIX, env_nested_delimiter=_DELIMITER, env_ignore_empty=True, extra="forbid"
+    )
 
     model: str = "smollm2-135m"
     quant: Quantization | None = None
@@ -46,14 +53,31 @@ class Settings(BaseSettings):
 def load_settings(**overrides: Any) -> Settings:
     """Settings with None-valued overrides ignored.
 
-    Raises UsageError naming the key, or the line when config.toml is not TOML.
+    Raises UsageError naming the key and where it stands, or the line when config.toml is not TOML.
     """
+    file = paths.config_dir() / "config.toml"
     try:
         return Settings(**{key: value for key, value in overrides.items() if value is not None})
     except ValidationError as error:
         first = error.errors()[0]
-        key = ".".join(str(part) for part in first["loc"])
-        file = paths.config_dir() / "config.toml"
-        raise UsageError(f"Setting {key!r} is wrong: {first['msg']} (look in {file}).") from None
+        keys = [str(part) for part in first["loc"]]
+        unknown = first["type"] in ("extra_forbidden", "unexpected_keyword_argument")
+        what = "it is not known" if unknown else first["msg"].removeprefix("Value error, ").rstrip(".")
+        raise UsageError(
+            f"Setting {'.'.join(keys)} is wrong: {what} (look in {_variable(keys) or file})."
+        ) from None
+    except SettingsError as error:
+        raise UsageError(
+            f"The environment sets a MEDUSA_CHAT_ variable that can't be read: {error}."
+        ) from None
+    except OSError as error:
+        raise UsageError(f"{file} can't be read: {error.strerror}.") from None
     except ValueError as error:  # tomllib's error carries line and column
-        raise UsageError(f"{paths.config_dir() / 'config.toml'} can't be read: {error}") from None
+        raise UsageError(f"{file} can't be read: {error}.") from None
+
+
+def _variable(keys: list[str]) -> str | None:
+    """The environment variable that set this key or, for a table's own fault, a key in it."""
+    name = _PREFIX + _DELIMITER.join(keys).upper()
+    names = (variable.upper() for variable in os.environ)
+    return next((n for n in names if n == name or n.startswith(name + _DELIMITER)), None)

@@ -11,7 +11,7 @@ from medusa_chat.errors import CheckpointError
 from medusa_chat.records import LoadProgress
 from medusa_chat.registry import ModelSpec
 
-__all__ = ["ensure_local", "is_local", "local_bytes", "pull"]
+__all__ = ["ensure_local", "is_local", "is_sound", "local_bytes", "pull"]
 
 
 def ensure_local(spec: ModelSpec, on_progress: Callable[[LoadProgress], None]) -> Path:
@@ -48,6 +48,11 @@ def pull(spec: ModelSpec, on_progress: Callable[[LoadProgress], None]) -> Path:
 def is_local(spec: ModelSpec) -> bool:
     """Whether the checkpoint is on this machine. Says nothing of its soundness."""
     return (_folder(spec) / "config.json").is_file()
+
+
+def is_sound(spec: ModelSpec) -> bool:
+    """Whether the checkpoint is on this machine and whole."""
+    return find_damage(_folder(spec)) is None
 
 
 def local_bytes(spec: ModelSpec) -> int:

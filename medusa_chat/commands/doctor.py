@@ -1,0 +1,146 @@
+"""`medusa-chat doctor`: what a bug report needs."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+import os
+import platform
+import shutil
+import subprocess
+from pathlib import Path
+from typing import Any
+
+from medusa_chat.commands.options import JsonOption
+
+_PACKAGES = ("medusa-chat", "torch", "transformers", "bitsandbytes", "textual", "triton")
+Section = dict[str, Any]
+
+
+def doctor(as_json: JsonOption = False) -> None:
+    """Report versions, devices, kernels and where files live."""
+    report = examine()
+    if as_json:
+        print(json.dumps(report, indent=2))
+        return
+    for title, section in report.items():
+        print(f"{title.replace('_', ' ')}:")
+        for key, value in section.items():
+            print(f"  {key.replace('_', ' '):<18} {_words(value)}")
+
+
+def examine() -> dict[str, Section]:
+    """All of it, by section. Memory in bytes. Never raises for a broken torch: that is worth a report too."""
+    return {
+        "versions": _versions(),
+        "machine": _machine(),
+        "engine": _engine(),
+        "files": _files(),
+        "default_model": _default_model(),
+    }
+
+
+def _versions() -> Section:
+    versions: Section = {"python": platform.python_version()}
+    for package in _PACKAGES:
+        try:
+            versions[package] = importlib.metadata.version(package)
+        except importlib.metadata.PackageNotFoundError:
+            versions[package] = None
+    return versions
+
+
+def _machine() -> Section:
+    import psutil
+
+    memory = psutil.virtual_memory()
+    return {
+        "system": platform.platform(),
+        "cores": os.cpu_count(),
+        "memory_bytes": memory.total,
+        "memory_available_bytes": memory.available,
+        "nvidia_driver": _nvidia_driver(),
+    }
+
+
+def _nvidia_driver() -> str | None:
+    if shutil.which("nvidia-smi") is None:
+        return None
+    query = ["nvidia-smi", "--query-gpu=driver_version", "--format=csv,noheader"]
+    try:
+        answer = subprocess.run(query, capture_output=True, text=True, timeout=10, check=False)
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return answer.stdout.partition("\n")[0].strip() or None
+
+
+def _engine() -> Section:
+    try:
+        import torch
+
+        from medusa_chat.model.loading import device_name, pick_device, pick_dtype
+    except Exception as error:  # a broken install of torch fails in many ways
+        return {"problem": f"The engine can't be loaded: {type(error).__name__}: {error}"}
+    device = pick_device("auto")
+    section: Section = {
+        "device": device.type,
+        "device_name": device_name(device),
+        "dtype": str(pick_dtype("auto", device)).removeprefix("torch."),
+        "forward": "transformers",
+        "quantised_linears": f"bitsandbytes ({device.type})",
+        "cpu_capability": torch.backends.cpu.get_cpu_capability(),
+        "cpu_bfloat16": pick_dtype("auto", torch.device("cpu")) == torch.bfloat16,
+        "cuda_runtime": torch.version.cuda,
+    }
+    if device.type == "cuda":
+        free, total = torch.cuda.mem_get_info(device)
+        section |= {"gpu_memory_bytes": total, "gpu_memory_free_bytes": free}
+    return section
+
+
+def _files() -> Section:
+    from medusa_chat import paths
+
+    folders = {"config": paths.config_dir(), "data": paths.data_dir(), "cache": paths.cache_dir()}
+    return {
+        name: {"folder": str(folder), "writable": _is_writable(folder)} for name, folder in folders.items()
+    }
+
+
+def _is_writable(folder: Path) -> bool:
+    """Whether files can be made in it, or it can be made."""
+    existing = next(parent for parent in (folder, *folder.absolute().parents) if parent.exists())
+    return existing.is_dir() and os.access(existing, os.W_OK | os.X_OK)
+
+
+def _default_model() -> Section:
+    from medusa_chat import checkpoints
+    from medusa_chat.errors import MedusaError
+    from medusa_chat.registry import resolve
+    from medusa_chat.settings import load_settings
+
+    try:
+        spec = resolve(load_settings().model)
+    except MedusaError as error:
+        return {"problem": str(error)}
+    heads = spec.heads_folder
+    return {
+        "name": spec.name,
+        "here": checkpoints.is_local(spec),
+        "sound": checkpoints.is_sound(spec),
+        "heads_here": heads is not None and heads.is_dir(),
+    }
+
+
+def _words(value: Any) -> str:
+    match value:
+        case None:
+            return "none"
+        case bool():
+            return "yes" if value else "no"
+        case {"folder": folder, "writable": writable}:
+            return f"{folder} ({'writable' if writable else 'not writable'})"
+        case int() if value >= 10**6:
+            return f"{value / 2**30:.1f} GiB"
+        case _:
+            return str(value)

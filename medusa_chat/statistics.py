@@ -1,0 +1,57 @@
+"""What the steps of a reply add up to: the figures that `say --json` reports."""
+
+from __future__ import annotations
+
+from collections import Counter
+
+from medusa_chat.records import StepStats
+
+
+class ReplyStatistics:
+    """Sums over a reply's steps. The prefill counts towards the first token only: it is no decode step."""
+
+    def __init__(self) -> None:
+        self.completion_tokens = 0
+        self.steps = 0
+        self.decode_tokens = 0
+        self.decode_seconds = 0.0
+        self._first_token_seconds = 0.0
+        self._histogram: Counter[int] = Counter()
+
+    def add(self, step: StepStats) -> None:
+        """Takes in one step, in the order they happened."""
+        if self.completion_tokens == 0:
+            self._first_token_seconds += step.seconds
+        self.completion_tokens += step.num_tokens
+        if step.num_nodes == 0:
+            return
+        self.steps += 1
+        self.decode_tokens += step.num_tokens
+        self.decode_seconds += step.seconds
+        self._histogram[step.num_tokens] += 1
+
+    @property
+    def tokens_per_step(self) -> float | None:
+        """Tokens a decode step emitted on average; None before the first."""
+        return self.decode_tokens / self.steps if self.steps else None
+
+    @property
+    def tokens_per_second(self) -> float | None:
+        """Over decode steps; None before the first."""
+        return self.decode_tokens / self.decode_seconds if self.decode_seconds else None
+
+    @property
+    def time_to_first_token(self) -> float | None:
+        """Seconds of engine work up to the step that emitted the first token; None before it."""
+        return self._first_token_seconds if self.completion_tokens else None
+
+    @property
+    def accepted_histogram(self) -> dict[int, int]:
+        """Tokens emitted by a decode step -> how many steps did, in order of tokens."""
+        return dict(sorted(self._histogram.items()))
+
+    def speedup(self, plain_step_seconds: float | None) -> float | None:
+        """Against plain decoding, which emits one token every plain_step_seconds; None if that is unknown."""
+        if plain_step_seconds is None or self.tokens_per_second is None:
+            return None
+        return self.tokens_per_second * plain_step_seconds
