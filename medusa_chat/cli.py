@@ -15,17 +15,19 @@ from typing import Annotated, NoReturn
 
 import typer
 
+from medusa_chat.commands.bench import bench
 from medusa_chat.commands.doctor import doctor
 from medusa_chat.commands.models import models
 from medusa_chat.commands.options import DeviceOption, DTypeOption, HeadsOption, ModelOption, QuantOption
 from medusa_chat.commands.pull import pull
 from medusa_chat.commands.say import say
+from medusa_chat.commands.train import train
 from medusa_chat.errors import MedusaError, UsageError
 from medusa_chat.records import LoadRequest
 
 # Without rich: its markup would triple the time --help takes.
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False)
-for command in (say, models, pull, doctor):
+for command in (say, models, pull, train, bench, doctor):
     app.command()(command)
 
 

@@ -46,7 +46,7 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Tokens one base forward emitted. num_nodes: rows verified; 0 for the prefill. seconds: of the whole step."""
+    """Tokens one base forward emitted. num_nodes: rows verified, 0 for the prefill. seconds: wall time."""
 
     ids: list[int]
     num_nodes: int
@@ -68,8 +68,8 @@ def generate(
     """Yields the prefill's Step with the first token, then one Step for each base forward.
 
     options is called at every step; plan turns them into that step's tree, and a tree of one node is plain
-    decoding by the same code. Ends with a finish_reason: "eos" (the EOS is the last id), "length" (max_tokens)
-    or "context" (the model's context is full).
+    decoding by the same code. Ends with a finish_reason: "eos" (the EOS is the last id), "length"
+    (max_tokens) or "context" (the model's context is full).
     """
     num_emitted = 0
     steps = _steps(base, heads, context, prompt_ids, options, plan, generator)

@@ -8,7 +8,7 @@ from medusa_chat.records import SamplingOptions
 
 
 def probabilities(logits: torch.Tensor, options: SamplingOptions) -> torch.Tensor:
-    """(V,) logits -> (V,) float32 probabilities after temperature and filters; temperature must be above 0."""
+    """(V,) logits -> (V,) float32 probabilities after temperature (above 0) and filters."""
     logits = logits.float() / options.temperature
     if 0 < options.top_k < logits.shape[-1]:
         threshold = logits.topk(options.top_k).values[-1]

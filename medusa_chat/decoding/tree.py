@@ -14,9 +14,9 @@ import torch
 
 from medusa_chat.errors import UsageError
 
-Path = tuple[int, ...]
+NodePath = tuple[int, ...]
 # How often the base model's next tokens are exactly the heads' guesses along a path.
-PathProbability = Mapping[Path, float]
+PathProbability = Mapping[NodePath, float]
 
 MAX_PATHS = 256  # kept of a calibration; the largest tree has 63 besides the root
 
@@ -32,17 +32,19 @@ class Tree:
     children: node -> {rank: node}.
     """
 
-    def __init__(self, paths: Iterable[Path] = (), device: torch.device | str = "cpu") -> None:
+    def __init__(self, paths: Iterable[NodePath] = (), device: torch.device | str = "cpu") -> None:
         """Takes the paths of all nodes; the root may be left out. The tensors are born on `device`.
 
         Raises UsageError on a missing parent.
         """
         self.device = torch.device(device)
-        self.paths: list[Path] = sorted({(), *map(tuple, paths)}, key=lambda path: (len(path), path))
+        self.paths: list[NodePath] = sorted({(), *map(tuple, paths)}, key=lambda path: (len(path), path))
         index = {path: node for node, path in enumerate(self.paths)}
         orphans = [path for path in self.paths[1:] if path[:-1] not in index]
         if orphans:
-            raise UsageError(f"The tree has the node {list(orphans[0])} but not its parent {list(orphans[0][:-1])}.")
+            raise UsageError(
+                f"The tree has the node {list(orphans[0])} but not its parent {list(orphans[0][:-1])}."
+            )
         self.parents = [-1, *(index[path[:-1]] for path in self.paths[1:])]
         self.depths = [len(path) for path in self.paths]
         self.children: list[dict[int, int]] = [{} for _ in self.paths]
@@ -102,15 +104,15 @@ def expected_tokens(tree: Tree, path_probability: PathProbability) -> float:
     return 1.0 + sum(path_probability.get(path, 0.0) for path in tree.paths[1:])
 
 
-def independent_paths(rank_accuracy: Sequence[Sequence[float]], num_paths: int) -> dict[Path, float]:
+def independent_paths(rank_accuracy: Sequence[Sequence[float]], num_paths: int) -> dict[NodePath, float]:
     """The num_paths most probable paths if heads were right independently of each other.
 
     rank_accuracy[k][i] = P(head k's i-th guess is the base model's choice), falling in i. The paper's greedy
     expansion (§2.3.3): from the root, each time add the neighbour (next sibling or first child) with the
     largest product along its path.
     """
-    found: dict[Path, float] = {}
-    frontier = [(-rank_accuracy[0][0], (0,))] if rank_accuracy else []
+    found: dict[NodePath, float] = {}
+    frontier: list[tuple[float, NodePath]] = [(-rank_accuracy[0][0], (0,))] if rank_accuracy else []
     while frontier and len(found) < num_paths:
         negative, path = heapq.heappop(frontier)
         found[path] = -negative
@@ -123,8 +125,8 @@ def independent_paths(rank_accuracy: Sequence[Sequence[float]], num_paths: int) 
     return found
 
 
-def published_paths(num_heads: int) -> dict[Path, float]:
-    """Path probabilities for heads that bring no calibration of their own: the published Vicuna-7B heads'."""
+def published_paths(num_heads: int) -> dict[NodePath, float]:
+    """For heads that bring no calibration of their own: as if they were the published Vicuna-7B ones."""
     rank_accuracy = []
     for head in range(num_heads):
         top1, top5 = _PUBLISHED_TOP1_TOP5[min(head, len(_PUBLISHED_TOP1_TOP5) - 1)]

@@ -38,8 +38,8 @@ class Prompter:
             oldest = next((i for i, m in enumerate(kept[:-1]) if m.role != "system"), None)
             if oldest is None:
                 raise PromptTooLong(
-                    f"Your message makes a prompt of {len(ids):,} tokens, but {limit:,} is the most that leaves room "
-                    f"for a reply in the model's context of {self._context_length:,}; shorten it."
+                    f"Your message makes a prompt of {len(ids):,} tokens; at most {limit:,} leave room for a reply "
+                    f"in the model's context of {self._context_length:,}. Shorten it."
                 )
             # A turn goes whole: a conversation must not begin with an answer to nothing.
             del kept[oldest]
@@ -54,5 +54,7 @@ class Prompter:
                 "choose a chat or instruct model."
             )
         conversation = [{"role": message.role, "content": message.content} for message in messages]
-        encoded = self._tokenizer.apply_chat_template(conversation, add_generation_prompt=True, return_dict=True)
+        encoded = self._tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=True, return_dict=True
+        )
         return list(encoded["input_ids"])

@@ -2,21 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import cache
 from typing import Any
 
 import torch
 
-from medusa_chat.checkpoints import ensure_local
 from medusa_chat.decoding.generate import Context, Step, generate
 from medusa_chat.decoding.tree import Tree, best_tree, expected_tokens, published_paths
 from medusa_chat.decoding.tuning import TREE_SIZES, choose_tree_size, measure_step
+from medusa_chat.engine.opening import OnProgress, OpenModel, open_heads, open_model
 from medusa_chat.engine.prompt import Prompter
 from medusa_chat.engine.text import Detokenizer, StopScanner
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
-from medusa_chat.model.loading import device_name, load_base_model, pick_device, pick_dtype
+from medusa_chat.model.loading import device_name
 from medusa_chat.records import (
     Chunk,
     EngineInfo,
@@ -24,14 +24,10 @@ from medusa_chat.records import (
     LoadProgress,
     LoadRequest,
     Message,
-    Quantization,
     ReplyStarted,
     SamplingOptions,
     StepStats,
 )
-from medusa_chat.registry import ModelSpec, resolve
-
-OnProgress = Callable[[LoadProgress], None]
 
 
 class Session:
@@ -39,21 +35,22 @@ class Session:
     from another one while a reply is under way: both are looked at before every step.
     """
 
-    def __init__(
-        self, name: str, base: BaseModel, heads: MedusaHeads | None, tokenizer: Any, quantization: Quantization
-    ) -> None:
+    def __init__(self, model: OpenModel, heads: MedusaHeads | None) -> None:
         """Measures step times for each tree size, which takes a second or two on a CPU."""
         self.options = SamplingOptions()
         self.cancelled = False
-        self._name = name
+        base = model.base
+        self._name = model.spec.name
+        self._quantization = model.quantization
+        self._tokenizer = model.tokenizer
         self._base = base
         self._heads = heads
-        self._tokenizer = tokenizer
-        self._quantization = quantization
-        self._prompter = Prompter(tokenizer, base.context_length)
+        self._prompter = Prompter(model.tokenizer, base.context_length)
         self._context = Context(base.new_cache())
-        self._eos_ids = _eos_ids(base, tokenizer)
-        self._path_probability = {} if heads is None else heads.calibration or published_paths(heads.num_heads)
+        self._eos_ids = _eos_ids(base, model.tokenizer)
+        self._path_probability = (
+            {} if heads is None else heads.calibration or published_paths(heads.num_heads)
+        )
         self._tree = cache(self._best_tree)
         sizes = TREE_SIZES if heads is not None else TREE_SIZES[:1]
         self._step_seconds = {size: measure_step(base, heads, self._tree(size)) for size in sizes}
@@ -142,30 +139,7 @@ def _eos_ids(base: BaseModel, tokenizer: Any) -> frozenset[int]:
 
 def open_session(request: LoadRequest, on_progress: OnProgress) -> Session:
     """Resolves, fetches, loads and measures. Raises a MedusaError whose text says what to do."""
-    spec = resolve(request.model)
-    device = pick_device(request.device)
-    folder = ensure_local(spec, on_progress)
-    quantization = request.quantization or spec.quantization
-    on_progress(LoadProgress(f"Loading {spec.name}"))
-    base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device))
-    heads = _load_heads(spec, request, base)
-    tokenizer = _load_tokenizer(folder)
+    model = open_model(request, on_progress)
+    heads = open_heads(model, request.heads)
     on_progress(LoadProgress("Measuring step times"))
-    return Session(spec.name, base, heads, tokenizer, quantization)
-
-
-def _load_tokenizer(folder: Any) -> Any:
-    from transformers import AutoTokenizer
-
-    return AutoTokenizer.from_pretrained(folder)
-
-
-def _load_heads(spec: ModelSpec, request: LoadRequest, base: BaseModel) -> MedusaHeads | None:
-    from pathlib import Path
-
-    folder = Path(request.heads).expanduser() if request.heads is not None else spec.heads_folder
-    if folder is None:
-        return None
-    heads = MedusaHeads.load(folder)
-    heads.check_fits(base, spec.base)
-    return heads.to(base.device, base.dtype).requires_grad_(False)
+    return Session(model, heads)

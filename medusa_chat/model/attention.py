@@ -38,3 +38,5 @@ def grouped_attention(
 
 
 AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)
+# cuDNN builds a new plan for every new length, 65 ms on an H100, and here every step has a new length.
+torch.backends.cuda.enable_cudnn_sdp(False)

@@ -28,13 +28,17 @@ class BaseModel:
         self.dtype: torch.dtype = causal_lm.get_input_embeddings().weight.dtype
         self.device: torch.device = causal_lm.get_input_embeddings().weight.device
         # Within its window a sliding-window model is a plain one; beyond it our mask would be wrong.
-        window = getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-        self.context_length: int = min(config.max_position_embeddings, window or config.max_position_embeddings)
+        window = (
+            getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
+        )
+        self.context_length: int = min(
+            config.max_position_embeddings, window or config.max_position_embeddings
+        )
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         for attribute in ("logit_scale", "logits_scaling"):
             if getattr(config, attribute, None) not in (None, 1, 1.0):
                 raise UnsupportedModel(
-                    f"{config.model_type} models scale their logits ({attribute}), which is not supported yet."
+                    f"{config.model_type} models scale their logits ({attribute}), which is not supported."
                 )
 
     @property
@@ -50,7 +54,7 @@ class BaseModel:
 
     @property
     def fingerprint(self) -> str:
-        """Tells base models apart whatever their quantisation: the final norm's weights are never quantised."""
+        """Tells base models apart, however quantised: the final norm's weights always stay whole."""
         norm = next(m for n, m in reversed(list(self.causal_lm.named_modules())) if n.endswith("norm"))
         return hashlib.sha256(norm.weight.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]
 
@@ -84,7 +88,7 @@ class BaseModel:
 
     def prefill(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Commits (B, N) ids in chunks. Returns the last row's hidden state (B, D)."""
-        for chunk in ids.split(_PREFILL_CHUNK, dim=1):
+        for chunk in torch.split(ids, _PREFILL_CHUNK, dim=1):
             hidden = self.forward(chunk, cache)
             cache.keep(range(chunk.shape[1]))
         return hidden[:, -1]

@@ -44,7 +44,9 @@ class KVCache:
         end = self.length + key.shape[2]
         store = self._reserve(end, key)
         if store.shape[3] != key.shape[1] or store.shape[5] != key.shape[3]:
-            raise UnsupportedModel("This model's layers have KV heads of different shapes; that is not supported.")
+            raise UnsupportedModel(
+                "This model's layers have KV heads of different shapes; that is not supported."
+            )
         store[layer_idx, 0, :, :, self.length : end] = key
         store[layer_idx, 1, :, :, self.length : end] = value
         return store[layer_idx, 0, :, :, :end], store[layer_idx, 1, :, :, :end]

@@ -48,7 +48,7 @@ class MedusaHeads(nn.Module):
 
     @classmethod
     def fresh(cls, num_heads: int, num_layers: int, hidden_size: int) -> MedusaHeads:
-        """Untrained heads that share the base's LM head: all-zero blocks, so each starts as the base itself."""
+        """Untrained heads sharing the base's LM head: all-zero blocks, so each starts as the base itself."""
         return cls(
             torch.zeros(num_layers, num_heads, hidden_size, hidden_size),
             torch.zeros(num_layers, num_heads, 1, hidden_size),
@@ -155,7 +155,9 @@ def _read_config(file: Path) -> dict[str, Any]:
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
     except ValueError as error:
-        raise CheckpointError(f"{file} is not valid JSON ({error}); fetch or train the heads again.") from None
+        raise CheckpointError(
+            f"{file} is not valid JSON ({error}); fetch or train the heads again."
+        ) from None
     if not isinstance(config, dict):
         raise CheckpointError(f"{file} must hold a JSON object; fetch or train the heads again.")
     return config
@@ -166,7 +168,9 @@ def _stack(
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
     """Named tensors of one file -> weight (L, K, D, D), bias (L, K, 1, D), lm_heads (K, V, D) or None."""
     blocks = {
-        (int(match[1]), int(match[2])) for name in tensors if (match := _BLOCK_KEY.fullmatch(name)) is not None
+        (int(match[1]), int(match[2]))
+        for name in tensors
+        if (match := _BLOCK_KEY.fullmatch(name)) is not None
     }
     if not blocks:
         raise CheckpointError(f"{file} holds no Medusa heads: no tensor is named like 0.0.linear.weight.")

@@ -23,7 +23,9 @@ _BYTES_PER_WEIGHT: dict[Quantization, float] = {"4bit": 0.56, "8bit": 1.0, "none
 def pick_device(device: Device) -> torch.device:
     """The device asked for; auto is CUDA where there is one. Raises UnsupportedModel without a GPU."""
     if device == "cuda" and not torch.cuda.is_available():
-        raise UnsupportedModel("No CUDA device was found here. Use --device cpu, or check the driver with doctor.")
+        raise UnsupportedModel(
+            "No CUDA device was found here. Use --device cpu, or check the driver with doctor."
+        )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     return torch.device(device)

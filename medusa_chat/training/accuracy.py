@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medusa_chat.decoding.tree import MAX_PATHS, Path
+from medusa_chat.decoding.tree import MAX_PATHS, NodePath
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.training.dialogues import Dialogues
@@ -25,7 +25,7 @@ class HeadAccuracy:
     """
 
     top: dict[int, list[float]]
-    path_probability: dict[Path, float]
+    path_probability: dict[NodePath, float]
     num_rows: int
 
 
@@ -40,7 +40,8 @@ def measure_accuracy(base: BaseModel, heads: MedusaHeads, dialogues: Dialogues) 
         ]
     )
     top = {
-        count: [float((column[column >= 0] < count).float().mean()) for column in ranks.T] for count in (1, 3, 5, 10)
+        count: [float((column[column >= 0] < count).float().mean()) for column in ranks.T]
+        for count in (1, 3, 5, 10)
     }
     return HeadAccuracy(top, _path_probability(ranks.tolist()), len(ranks))
 
@@ -51,7 +52,7 @@ def _ranks(base: BaseModel, heads: MedusaHeads, ids: torch.Tensor, answer: torch
     hidden = base.forward(ids, base.new_cache(ids.shape[1]))
     targets = gather_targets(hidden, ids, answer, heads.num_heads)
     parts = []
-    for rows in torch.arange(targets.hidden.shape[0], device=base.device).split(_ROWS):
+    for rows in torch.split(torch.arange(targets.hidden.shape[0], device=base.device), _ROWS):
         logits = base.logits(heads(targets.hidden[rows]))  # (K, rows, V)
         true = logits.gather(2, targets.ids[:, rows, None])
         parts.append((logits > true).sum(-1).clamp_max(_MAX_RANK))
@@ -59,10 +60,10 @@ def _ranks(base: BaseModel, heads: MedusaHeads, ids: torch.Tensor, answer: torch
     return ranks.masked_fill(~targets.valid, -1).T.cpu()
 
 
-def _path_probability(ranks: list[list[int]]) -> dict[Path, float]:
-    counts: Counter[Path] = Counter()
+def _path_probability(ranks: list[list[int]]) -> dict[NodePath, float]:
+    counts: Counter[NodePath] = Counter()
     for row in ranks:
-        path: Path = ()
+        path: NodePath = ()
         for rank in row:
             if not 0 <= rank < _MAX_RANK:
                 break

@@ -8,6 +8,8 @@ turn: so nothing is padded, nothing waits, and every row of every forward is dat
 
 from __future__ import annotations
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -21,10 +23,54 @@ from medusa_chat.training.template import TurnTokens, turn_tokens
 _MIN_P = 0.05  # users' turns at temperature 1 derail without it
 # Beginnings that spread the users' messages over what people ask for; half the dialogues start freely.
 OPENINGS = (
-    *("What", "How", "Why", "Explain", "Describe", "Write", "Write a story", "Write an email", "Write a poem"),
-    *("Write a Python", "Implement", "Fix", "Given", "Calculate", "Solve", "If", "Summarize", "Translate", "Rewrite"),
-    *("Extract", "Read the following", "Compare", "List", "Suggest", "Imagine", "Pretend", "You are", "Act as"),
-    *("Help me", "Can you", "I", "My", "Is", "Who", "Give me", "Create", "Design", "Convert", "Classify", "Discuss"),
+    *(
+        "What",
+        "How",
+        "Why",
+        "Explain",
+        "Describe",
+        "Write",
+        "Write a story",
+        "Write an email",
+        "Write a poem",
+    ),
+    *(
+        "Write a Python",
+        "Implement",
+        "Fix",
+        "Given",
+        "Calculate",
+        "Solve",
+        "If",
+        "Summarize",
+        "Translate",
+        "Rewrite",
+    ),
+    *(
+        "Extract",
+        "Read the following",
+        "Compare",
+        "List",
+        "Suggest",
+        "Imagine",
+        "Pretend",
+        "You are",
+        "Act as",
+    ),
+    *(
+        "Help me",
+        "Can you",
+        "I",
+        "My",
+        "Is",
+        "Who",
+        "Give me",
+        "Create",
+        "Design",
+        "Convert",
+        "Classify",
+        "Discuss",
+    ),
 )
 
 
@@ -48,6 +94,8 @@ class DialogueWriter:
         self._tokenizer = tokenizer
         self._recipe = recipe
         self._turns: TurnTokens = turn_tokens(tokenizer)
+        joined = json.dumps(list(prompts)).encode()
+        self.prompts_digest = hashlib.sha256(joined).hexdigest()[:16] if prompts else None
         self._prompts = [self._encode(prompt) for prompt in prompts]
         self._openings = [self._encode(opening) for opening in OPENINGS]
 
@@ -110,16 +158,22 @@ class _TurnState:
         device: torch.device,
     ) -> None:
         longest = max(map(len, starts))
-        self.starts = torch.tensor([[*s, *[0] * (longest - len(s))] for s in starts], device=device)  # (n, longest)
+        self.starts = torch.tensor(
+            [[*s, *[0] * (longest - len(s))] for s in starts], device=device
+        )  # (n, longest)
         self._start_length = torch.tensor([len(s) for s in starts], device=device)  # (n,)
         pieces = [turns.to_answer, turns.to_user]  # piece 0 ends a user's turn, piece 1 an answer
         width = max(map(len, pieces))
-        self._pieces = torch.tensor([[*p, *[0] * (width - len(p))] for p in pieces], device=device)  # (2, width)
+        self._pieces = torch.tensor(
+            [[*p, *[0] * (width - len(p))] for p in pieces], device=device
+        )  # (2, width)
         self._piece_length = torch.tensor([len(p) for p in pieces], device=device)
         self.answering = torch.full((len(starts),), answering, device=device)  # (n,) bool
         self._at = torch.zeros(len(starts), dtype=torch.long, device=device)  # (n,) place in a piece; 0: free
         self._longest_user_turn = longest_user_turn
-        self._user_turn = torch.zeros(len(starts), dtype=torch.long, device=device)  # (n,) tokens of it so far
+        self._user_turn = torch.zeros(
+            len(starts), dtype=torch.long, device=device
+        )  # (n,) tokens of it so far
 
     def advance(self, t: int, sampled: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """The tokens (n,) at position t given what was sampled, and which of them (n,) are answer tokens."""

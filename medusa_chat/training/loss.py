@@ -32,6 +32,8 @@ class _FrozenHeadCrossEntropy(torch.autograd.Function):
         return gradient * grad_outputs[0].to(gradient.dtype), None, None
 
 
-def frozen_head_cross_entropy(rows: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor) -> torch.Tensor:
+def frozen_head_cross_entropy(
+    rows: torch.Tensor, weight: torch.Tensor, targets: torch.Tensor
+) -> torch.Tensor:
     """Σ over rows of -log softmax(rows @ weight^T)[target]: rows (n, D), weight (V, D), targets (n,)."""
     return _FrozenHeadCrossEntropy.apply(rows, weight, targets)  # type: ignore[no-any-return, no-untyped-call]

@@ -64,7 +64,7 @@ def gather_targets(hidden: torch.Tensor, ids: torch.Tensor, answer: torch.Tensor
 
 
 class Medusa1Trainer:
-    """Trains heads in place; the base is only read. Resumes from the checkpoint in `folder` if there is one."""
+    """Trains heads in place and only reads the base. Goes on from the checkpoint in `folder`, if any."""
 
     def __init__(
         self, base: BaseModel, heads: MedusaHeads, dialogues: Dialogues, recipe: Recipe, folder: Path
@@ -120,8 +120,8 @@ class Medusa1Trainer:
         state = torch.load(self._checkpoint, map_location=self._base.device, weights_only=True)
         if state["num_steps"] != self.num_steps:
             raise MedusaError(
-                f"{self._checkpoint} is of a training of {state['num_steps']} steps, this one has {self.num_steps}; "
-                "use the same settings, or remove that file to train anew."
+                f"{self._checkpoint} is of a training of {state['num_steps']} steps, and this one has "
+                f"{self.num_steps}; use the same settings, or remove that file to train anew."
             )
         self._heads.load_state_dict(state["heads"])
         self._optimizer.load_state_dict(state["optimizer"])

@@ -15,7 +15,7 @@ class Recipe:
     num_heads: int = 4
     num_layers: int = 6
     num_tokens: int = 4_000_000
-    epochs: int = 4
+    epochs: int = 5
     sequence_length: int = 640
     batch_size: int = 48
     learning_rate: float = 1e-3

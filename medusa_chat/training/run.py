@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
 
 import torch
 
-from medusa_chat.errors import MedusaError, UsageError
+from medusa_chat.engine.opening import OpenModel
+from medusa_chat.errors import MedusaError
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
-from medusa_chat.registry import ModelSpec
 from medusa_chat.training.accuracy import HeadAccuracy, measure_accuracy
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
 from medusa_chat.training.medusa1 import Medusa1Trainer, TrainingReport
@@ -33,9 +31,7 @@ class Listener:
 
 
 def train_heads(
-    spec: ModelSpec,
-    base: BaseModel,
-    tokenizer: Any,
+    model: OpenModel,
     recipe: Recipe,
     work: Path,
     out: Path,
@@ -46,7 +42,8 @@ def train_heads(
 
     Interrupted at any moment, it goes on from where it was when called again with the same recipe.
     """
-    dialogues = _write_dialogues(base, tokenizer, recipe, work / "data", listener, prompts)
+    base = model.base
+    dialogues = _write_dialogues(model, recipe, work / "data", listener, prompts)
     training, held_out = split(dialogues, recipe.held_out)
     torch.manual_seed(recipe.seed)
     heads = MedusaHeads.fresh(recipe.num_heads, recipe.num_layers, base.hidden_size).to(base.device)
@@ -55,7 +52,7 @@ def train_heads(
     heads = heads.to(base.dtype).requires_grad_(False)
     accuracy = measure_accuracy(base, heads, held_out)
     heads.config = {
-        "base_model_name_or_path": spec.base,
+        "base_model_name_or_path": model.spec.base,
         "base_fingerprint": base.fingerprint,
         "recipe": asdict(recipe),
         "trained_tokens": int(training.answer.sum()) * recipe.epochs,
@@ -70,20 +67,20 @@ def train_heads(
 
 
 def _write_dialogues(
-    base: BaseModel, tokenizer: Any, recipe: Recipe, folder: Path, listener: Listener, prompts: Sequence[str]
+    model: OpenModel, recipe: Recipe, folder: Path, listener: Listener, prompts: Sequence[str]
 ) -> Dialogues:
-    writer = DialogueWriter(base, tokenizer, recipe, prompts)
+    writer = DialogueWriter(model.base, model.tokenizer, recipe, prompts)
     files = write_shards(
         folder,
         writer,
         recipe,
-        sequences_at_once(base, recipe.sequence_length),
+        sequences_at_once(model.base, recipe.sequence_length),
         lambda count: listener.on_dialogues(count, recipe.num_sequences),
     )
     dialogues = read_shards(files)
     if not dialogues.answer.any():
         raise MedusaError(
-            "The model wrote no answers at all; it may not be a chat model. Give --prompts, or choose another."
+            "The model wrote no answers at all, so it may not be a chat model; give --prompts or choose another."
         )
     return dialogues
 
@@ -95,39 +92,9 @@ def sequences_at_once(base: BaseModel, sequence_length: int) -> int:
     config = base.config
     num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
     head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
-    cache_bytes = 2 * config.num_hidden_layers * num_kv_heads * head_dim * sequence_length * base.dtype.itemsize
+    cache_bytes = (
+        2 * config.num_hidden_layers * num_kv_heads * head_dim * sequence_length * base.dtype.itemsize
+    )
     logits_bytes = 4 * base.vocab_size * 4
     free, _ = torch.cuda.mem_get_info(base.device)
     return max(8, min(_SEQUENCES_AT_ONCE_GPU, int(0.9 * free) // (2 * cache_bytes + logits_bytes)))
-
-
-def read_prompts(file: Path) -> tuple[list[str], int]:
-    """Users' first messages from a JSONL file of prompt/turns/conversations, or one a line from plain text.
-
-    Returns them and the number of lines that could not be used. Raises UsageError if none could.
-    """
-    try:
-        lines = file.read_text(encoding="utf-8").splitlines()
-    except OSError as error:
-        raise UsageError(f"{file} can't be read: {error.strerror}.") from None
-    except UnicodeDecodeError:
-        raise UsageError(f"{file} is not UTF-8 text; convert it first.") from None
-    lines = [line for line in lines if line.strip()]
-    read = _prompt_of_json if file.suffix in (".jsonl", ".json") else str.strip
-    prompts = [prompt for line in lines if (prompt := read(line))]
-    if not prompts:
-        raise UsageError(f"{file} holds no prompts: each line must have `prompt`, `turns` or `conversations`.")
-    return prompts, len(lines) - len(prompts)
-
-
-def _prompt_of_json(line: str) -> str | None:
-    try:
-        entry = json.loads(line)
-    except ValueError:
-        return None
-    if not isinstance(entry, dict):
-        return None
-    first = entry.get("prompt") or next(iter(entry.get("turns") or entry.get("conversations") or ()), None)
-    if isinstance(first, dict):
-        first = first.get("value") or first.get("content")
-    return first if isinstance(first, str) and first.strip() else None

@@ -31,7 +31,7 @@ def write_shards(
     Raises UsageError if the folder holds data of another recipe.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    sequences_per_shard = _claim(folder, recipe, sequences_per_shard)
+    sequences_per_shard = _claim(folder, recipe, writer.prompts_digest, sequences_per_shard)
     files = []
     for start in range(0, recipe.num_sequences, sequences_per_shard):
         file = folder / f"shard-{start:07d}.safetensors"
@@ -62,9 +62,10 @@ def _save(file: Path, dialogues: Dialogues) -> None:
     partial.replace(file)
 
 
-def _claim(folder: Path, recipe: Recipe, sequences_per_shard: int) -> int:
+def _claim(folder: Path, recipe: Recipe, prompts_digest: str | None, sequences_per_shard: int) -> int:
     """Notes what the data is made with, or checks it against what is there. Returns the shard size to use."""
     wanted = {name: value for name, value in asdict(recipe).items() if name in _DATA_FIELDS}
+    wanted["prompts"] = prompts_digest
     file = folder / "recipe.json"
     if not file.exists():
         content = {**wanted, "sequences_per_shard": sequences_per_shard}
@@ -74,8 +75,8 @@ def _claim(folder: Path, recipe: Recipe, sequences_per_shard: int) -> int:
     different = next((name for name in wanted if wanted[name] != found.get(name)), None)
     if different is not None:
         raise UsageError(
-            f"{folder} holds dialogues written with {different} = {found.get(different)}, not {wanted[different]}; "
-            "use the same settings, or remove that folder to start anew."
+            f"{folder} holds dialogues written with {different} = {found.get(different)}, not "
+            f"{wanted[different]}; use the same settings, or remove that folder to start anew."
         )
     return int(found["sequences_per_shard"])
 
@@ -89,4 +90,3 @@ def split(dialogues: Dialogues, held_out: float) -> tuple[Dialogues, Dialogues]:
         for part in (slice(0, cut), slice(cut, total))
     )
     return first, second
-

@@ -28,7 +28,9 @@ def turn_tokens(tokenizer: Any) -> TurnTokens:
     Raises UnsupportedModel without a template, or with one that changes what it is given.
     """
     if tokenizer.chat_template is None:
-        raise UnsupportedModel("This model's tokenizer has no chat template, so it can't write dialogues to learn from.")
+        raise UnsupportedModel(
+            "This model's tokenizer has no chat template, so it can't write dialogues to learn from."
+        )
     conversation = [
         {"role": "user", "content": _USER},
         {"role": "assistant", "content": _ANSWER},
@@ -39,12 +41,16 @@ def turn_tokens(tokenizer: Any) -> TurnTokens:
     to_answer, found_answer, rest = rest.partition(_ANSWER)
     to_user, found_again, _ = rest.partition(_USER_AGAIN)
     if not (found_user and found_answer and found_again):
-        raise UnsupportedModel("This model's chat template rewrites messages, so it can't write dialogues to learn from.")
+        raise UnsupportedModel(
+            "This model's chat template rewrites messages, so it can't write dialogues to learn from."
+        )
 
     def encode(piece: str) -> list[int]:
         return list(tokenizer.encode(piece, add_special_tokens=False))
 
     turns = TurnTokens(encode(before), encode(to_answer), encode(to_user))
     if not (turns.before_user and turns.to_answer and turns.to_user):
-        raise UnsupportedModel("This model's chat template puts nothing between turns, so turns can't be told apart.")
+        raise UnsupportedModel(
+            "This model's chat template puts nothing between turns, so turns can't be told apart."
+        )
     return turns

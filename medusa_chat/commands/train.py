@@ -1,0 +1,92 @@
+"""`medusa-chat train MODEL`: Medusa heads for a base model, from nothing but itself."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from medusa_chat.commands.options import DeviceOption, DTypeOption, QuantOption
+from medusa_chat.commands.progress import shown_progress, training_progress
+from medusa_chat.records import LoadRequest
+
+if TYPE_CHECKING:
+    from medusa_chat.training.accuracy import HeadAccuracy
+
+
+def train(
+    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model `models` lists, or a folder.")],
+    prompts: Annotated[
+        Path | None,
+        typer.Option(metavar="FILE", help="Users' messages to start from; the model writes its own without."),
+    ] = None,
+    out: Annotated[
+        Path | None, typer.Option(metavar="FOLDER", help="Where the heads go; by default beside your data.")
+    ] = None,
+    tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of dialogue to write.")] = None,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Times each dialogue is learnt from.")] = None,
+    sequence_length: Annotated[int | None, typer.Option(min=64, help="Tokens of a dialogue.")] = None,
+    batch_size: Annotated[int | None, typer.Option(min=1, help="Dialogues in a training step.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, help="For the same heads again.")] = None,
+    quant: QuantOption = None,
+    device: DeviceOption = None,
+    dtype: DTypeOption = None,
+) -> None:
+    """Train Medusa heads for a model on dialogues it writes itself; run again, it goes on where it was."""
+    from medusa_chat import paths
+    from medusa_chat.prompt_file import read_prompt_file
+    from medusa_chat.registry import resolve
+    from medusa_chat.settings import load_settings
+
+    settings = load_settings(model=model, quant=quant, device=device, dtype=dtype)
+    spec = resolve(settings.model)
+    prompt_file = read_prompt_file(prompts) if prompts is not None else None
+    if prompt_file is not None and prompt_file.bad_lines:
+        some = ", ".join(map(str, prompt_file.bad_lines[:5]))
+        print(
+            f"Lines without a prompt in {prompts}: {len(prompt_file.bad_lines)} (first: {some}).",
+            file=sys.stderr,
+        )
+
+    with shown_progress(always=True) as on_progress:
+        from medusa_chat.engine.opening import open_model
+        from medusa_chat.training.recipe import Recipe
+        from medusa_chat.training.run import train_heads
+
+        request = LoadRequest(settings.model, None, settings.quant, settings.device, settings.dtype)
+        loaded = open_model(request, on_progress)
+    given = {
+        "num_tokens": tokens,
+        "epochs": epochs,
+        "sequence_length": sequence_length,
+        "batch_size": batch_size,
+        "seed": seed,
+    }
+    recipe = Recipe(**{name: value for name, value in given.items() if value is not None})
+    out = out or paths.data_dir() / "heads" / spec.name
+    with training_progress() as listener:
+        accuracy = train_heads(
+            loaded,
+            recipe,
+            paths.cache_dir() / "training" / spec.name,
+            out,
+            listener,
+            [prompt.text for prompt in prompt_file.prompts] if prompt_file is not None else [],
+        )
+    _print_accuracy(accuracy)
+    print(f"The heads are in {out}. Chat with them: medusa-chat --model {model} --heads {out}")
+
+
+def _print_accuracy(accuracy: HeadAccuracy) -> None:
+    from medusa_chat.decoding.tree import best_tree, expected_tokens
+
+    print(f"Accuracy on {accuracy.num_rows:,} tokens of held-out greedy answers:")
+    for head in range(len(accuracy.top[1])):
+        row = "  ".join(f"top-{count} {rates[head]:.2f}" for count, rates in accuracy.top.items())
+        print(f"  head {head + 1}  {row}")
+    for size in (8, 16, 32, 64):
+        tree = best_tree(accuracy.path_probability, size)
+        expected = expected_tokens(tree, accuracy.path_probability)
+        print(f"  {size:2} nodes: {expected:.2f} tokens a step to expect")

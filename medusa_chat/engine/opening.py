@@ -1,0 +1,62 @@
+"""From what the user asked for to a model in memory: resolve, fetch, load."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from medusa_chat.checkpoints import ensure_local
+from medusa_chat.errors import CheckpointError
+from medusa_chat.model.base import BaseModel
+from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.loading import load_base_model, pick_device, pick_dtype
+from medusa_chat.records import LoadProgress, LoadRequest, Quantization
+from medusa_chat.registry import ModelSpec, resolve
+
+OnProgress = Callable[[LoadProgress], None]
+
+
+@dataclass(frozen=True, slots=True)
+class OpenModel:
+    """A base model in memory, with what belongs to it."""
+
+    spec: ModelSpec
+    base: BaseModel
+    tokenizer: Any
+    quantization: Quantization
+
+
+def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
+    """Raises a MedusaError whose text says what to do."""
+    spec = resolve(request.model)
+    device = pick_device(request.device)
+    folder = ensure_local(spec, on_progress)
+    quantization = request.quantization or spec.quantization
+    on_progress(LoadProgress(f"Loading {spec.name}"))
+    base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device))
+    return OpenModel(spec, base, _load_tokenizer(folder), quantization)
+
+
+def open_heads(model: OpenModel, folder: str | None) -> MedusaHeads | None:
+    """The heads in `folder`, or those the registry names for this model; None if there are none.
+
+    Raises CheckpointError if they are damaged, HeadsMismatch if they belong to another model.
+    """
+    source = Path(folder).expanduser() if folder is not None else model.spec.heads_folder
+    if source is None:
+        return None
+    heads = MedusaHeads.load(source)
+    heads.check_fits(model.base, model.spec.base)
+    return heads.to(model.base.device, model.base.dtype).requires_grad_(False)
+
+
+def _load_tokenizer(folder: Path) -> Any:
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError, KeyError) as error:
+        reason = str(error).strip().splitlines()[0]
+        raise CheckpointError(f"The tokenizer in {folder} can't be loaded: {reason}") from error

@@ -1,0 +1,69 @@
+"""Users' messages from a file: what training starts from and what a benchmark asks."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from medusa_chat.errors import UsageError
+
+
+@dataclass(frozen=True, slots=True)
+class UserPrompt:
+    """A first message, and what kind it is where the file says so."""
+
+    text: str
+    category: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class PromptFile:
+    """bad_lines: numbers, from 1, of the lines that hold no prompt; they are left out."""
+
+    prompts: list[UserPrompt]
+    bad_lines: list[int]
+
+
+def read_prompt_file(file: Path) -> PromptFile:
+    """Reads a .jsonl of objects with `prompt`, `turns` or `conversations` (the first turn is taken) and
+    optionally `category`; any other file holds a prompt a line. Empty lines don't count.
+
+    Raises UsageError if the file can't be read or holds no prompt at all.
+    """
+    try:
+        lines = file.read_text(encoding="utf-8").splitlines()
+    except OSError as error:
+        raise UsageError(f"{file} can't be read: {error.strerror}.") from None
+    except UnicodeDecodeError:
+        raise UsageError(f"{file} is not UTF-8 text; convert it first.") from None
+    read = _from_json if file.suffix == ".jsonl" else UserPrompt
+    prompts, bad_lines = [], []
+    for number, line in enumerate(lines, start=1):
+        if not line.strip():
+            continue
+        prompt = read(line)
+        if prompt is None:
+            bad_lines.append(number)
+        else:
+            prompts.append(prompt)
+    if not prompts:
+        raise UsageError(f"{file} holds no prompts: each line needs `prompt`, `turns` or `conversations`.")
+    return PromptFile(prompts, bad_lines)
+
+
+def _from_json(line: str) -> UserPrompt | None:
+    try:
+        entry: Any = json.loads(line)
+    except ValueError:
+        return None
+    if not isinstance(entry, dict):
+        return None
+    first = entry.get("prompt") or next(iter(entry.get("turns") or entry.get("conversations") or ()), None)
+    if isinstance(first, dict):
+        first = first.get("value") or first.get("content")
+    if not isinstance(first, str) or not first.strip():
+        return None
+    category = entry.get("category")
+    return UserPrompt(first, category if isinstance(category, str) else None)
