@@ -26,7 +26,8 @@ def doctor(as_json: JsonOption = False) -> None:
     for title, section in report.items():
         print(f"{title.replace('_', ' ')}:")
         for key, value in section.items():
-            print(f"  {key.replace('_', ' '):<18} {_words(value)}")
+            name = key.removesuffix("_bytes").replace("_", " ")
+            print(f"  {name:<18} {_words(value)}")
 
 
 def examine() -> dict[str, Section]:

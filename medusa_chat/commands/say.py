@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 
 def say(
     prompt: Annotated[
-        str | None, typer.Argument(metavar="[PROMPT]", help="Left out: standard input, as UTF-8.")
+        str | None, typer.Argument(metavar="PROMPT", help="Left out: standard input, as UTF-8.")
     ] = None,
     model: ModelOption = None,
     heads: HeadsOption = None,

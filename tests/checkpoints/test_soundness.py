@@ -1,0 +1,78 @@
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+from safetensors.numpy import save_file
+
+from medusa_chat import checkpoints
+from medusa_chat.checkpoints.soundness import find_damage
+from medusa_chat.errors import CheckpointError
+from medusa_chat.registry import resolve
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    checkpoint = tmp_path / "checkpoint"
+    checkpoint.mkdir()
+    (checkpoint / "config.json").write_text("{}")
+    save_file({"a": np.ones(8), "b": np.ones(3)}, checkpoint / "model.safetensors")
+    return checkpoint
+
+
+def _shards(folder: Path, weight_map: object) -> None:
+    (folder / "model.safetensors.index.json").write_text(json.dumps({"weight_map": weight_map}))
+
+
+def _cut(file: Path, to: int) -> None:
+    file.write_bytes(file.read_bytes()[:to])
+
+
+def test_a_whole_checkpoint_is_sound(folder: Path) -> None:
+    assert find_damage(folder) is None
+
+
+def test_a_whole_checkpoint_of_shards_is_sound(folder: Path) -> None:
+    save_file({"c": np.ones(2)}, folder / "other.safetensors")
+    _shards(folder, {"a": "model.safetensors", "b": "model.safetensors", "c": "other.safetensors"})
+    assert find_damage(folder) is None
+
+
+@pytest.mark.parametrize(
+    ("harm", "said"),
+    [
+        (lambda f: (f / "config.json").unlink(), "config.json is missing"),
+        (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
+        (lambda f: (f / "config.json").write_text("[]"), "config.json is not JSON"),
+        (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json is not JSON"),
+        (lambda f: (f / "model.safetensors").unlink(), "it holds no safetensors weights"),
+        (lambda f: _cut(f / "model.safetensors", -1), "model.safetensors is cut short or not safetensors"),
+        (lambda f: _cut(f / "model.safetensors", 20), "model.safetensors is cut short or not safetensors"),
+        (lambda f: _cut(f / "model.safetensors", 0), "model.safetensors is cut short or not safetensors"),
+        (
+            lambda f: (f / "model.safetensors").write_bytes((2).to_bytes(8, "little") + b"[]"),
+            "model.safetensors is cut short or not safetensors",
+        ),
+        (lambda f: _shards(f, {"a": "gone.safetensors"}), "gone.safetensors is missing"),
+        (lambda f: _shards(f, [1]), "it holds no safetensors weights"),
+    ],
+)
+def test_damage_is_named(folder: Path, harm: Callable[[Path], object], said: str) -> None:
+    harm(folder)
+    assert find_damage(folder) == said
+
+
+def test_a_damaged_folder_of_the_users_is_named_and_left_alone(folder: Path) -> None:
+    _cut(folder / "model.safetensors", -1)
+    with pytest.raises(CheckpointError, match=r"is damaged: model.safetensors is cut short.* Copy it there"):
+        checkpoints.ensure_local(resolve(str(folder)), lambda progress: None)
+    assert (folder / "config.json").exists()
+
+
+def test_a_plain_folder_is_taken_where_it_lies(folder: Path) -> None:
+    spec = resolve(str(folder))
+    assert checkpoints.ensure_local(spec, lambda progress: None) == folder
+    assert checkpoints.local_bytes(spec) == sum(file.stat().st_size for file in folder.iterdir())

@@ -1,0 +1,44 @@
+from __future__ import annotations
+
+import pytest
+
+from medusa_chat.records import StepStats
+from medusa_chat.statistics import ReplyStatistics
+
+
+def _after(*steps: tuple[int, int, float]) -> ReplyStatistics:
+    """Each step as (nodes, tokens, seconds)."""
+    statistics = ReplyStatistics()
+    for num_nodes, num_tokens, seconds in steps:
+        statistics.add(StepStats(num_nodes, num_tokens, seconds, context_tokens=0))
+    return statistics
+
+
+def test_the_prefill_counts_towards_the_first_token_only() -> None:
+    statistics = _after((0, 1, 0.5), (16, 3, 0.1), (16, 1, 0.1), (16, 3, 0.2))
+    assert statistics.completion_tokens == 8
+    assert statistics.steps == 3
+    assert statistics.tokens_per_step == pytest.approx(7 / 3)
+    assert statistics.tokens_per_second == pytest.approx(17.5)
+    assert statistics.time_to_first_token == 0.5
+    assert statistics.accepted_histogram == {1: 1, 3: 2}
+    assert list(statistics.accepted_histogram) == [1, 3]
+
+
+def test_speedup_is_against_one_token_for_each_plain_step() -> None:
+    statistics = _after((0, 1, 0.5), (16, 4, 0.2))
+    assert statistics.speedup(0.1) == pytest.approx(2.0)
+    assert statistics.speedup(None) is None
+
+
+def test_the_first_token_may_come_after_a_prefill_in_parts() -> None:
+    assert _after((0, 0, 0.5), (0, 1, 0.25), (1, 1, 4.0)).time_to_first_token == 0.75
+
+
+def test_nothing_is_made_up_before_there_are_steps() -> None:
+    for statistics in (_after(), _after((0, 0, 0.5))):
+        assert statistics.tokens_per_step is None
+        assert statistics.tokens_per_second is None
+        assert statistics.time_to_first_token is None
+        assert statistics.speedup(0.1) is None
+        assert statistics.accepted_histogram == {}
