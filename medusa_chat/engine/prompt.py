@@ -38,8 +38,8 @@ class Prompter:
             oldest = next((i for i, m in enumerate(kept[:-1]) if m.role != "system"), None)
             if oldest is None:
                 raise PromptTooLong(
-                    f"Your message makes a prompt of {len(ids):,} tokens; at most {limit:,} leave room for a reply "
-                    f"in the model's context of {self._context_length:,}. Shorten it."
+                    f"Your message makes a prompt of {len(ids):,} tokens; at most {limit:,} leave room "
+                    f"for a reply in the model's context of {self._context_length:,}. Shorten it."
                 )
             # A turn goes whole: a conversation must not begin with an answer to nothing.
             del kept[oldest]
