@@ -140,7 +140,7 @@ class ScriptedSession:
             if self.cancelled:
                 finish = "cancelled"
                 break
-            time.sleep(float(os.environ.get("SCRIPTED_STEP_SECONDS", "0.005")))
+            time.sleep(float(os.environ.get("SCRIPTED_STEP_SECONDS", "0.01")))
             self._context_tokens += num_tokens
             nodes = 16 if self.options.drafting else 1
             yield Chunk(

@@ -34,7 +34,7 @@ from medusa_chat.app.meter import ReplyMeter
 from medusa_chat.app.panel import Panel
 from medusa_chat.app.prompt import Prompt
 from medusa_chat.app.strip import StatusStrip
-from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
+from medusa_chat.app.turns import AssistantTurn, UserTurn
 from medusa_chat.engine.process import Engine
 from medusa_chat.errors import EngineCrashed, HistoryError, MedusaError, PromptTooLong, UsageError
 from medusa_chat.history import History
@@ -51,7 +51,7 @@ _TEMPERATURE = Binding.Group("Temperature", compact=True)
 Phase = Literal["loading", "ready", "down"]
 
 
-class MedusaApp(App[None]):
+class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the footer
     """One conversation with one model; neither is lost when the engine is."""
 
     CSS_PATH = "app.tcss"
@@ -60,19 +60,20 @@ class MedusaApp(App[None]):
     VERTICAL_BREAKPOINTS = [(0, "-too-short"), (10, "-short"), (36, "-tall")]  # noqa: RUF012
     # Priority: the prompt has the focus, and a text box has uses of its own for some of these keys.
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop"),
-        Binding("f1", "help", "Help", priority=True),
-        Binding("f2", "temperature(-1)", "Cooler", priority=True, group=_TEMPERATURE),
-        Binding("f3", "temperature(1)", "Warmer", priority=True, group=_TEMPERATURE),
+        Binding("escape", "stop", "Stop", key_display="Esc"),
+        Binding("f1", "help", "Help", key_display="F1", priority=True),
+        Binding("f2", "temperature(-1)", "Cooler", key_display="F2/", priority=True, group=_TEMPERATURE),
+        Binding("f3", "temperature(1)", "Warmer", key_display="F3", priority=True, group=_TEMPERATURE),
         Binding("f4", "top_p(-1)", "Lower top-p", priority=True, show=False),
         Binding("f5", "top_p(1)", "Raise top-p", priority=True, show=False),
         Binding("f6", "top_k(-1)", "Lower top-k", priority=True, show=False),
         Binding("f7", "top_k(1)", "Raise top-k", priority=True, show=False),
-        Binding("f8", "acceptance", "Accept", priority=True),
-        Binding("f9", "drafting", "Drafting", priority=True),
+        Binding("f8", "acceptance", "Accept", key_display="F8", priority=True),
+        Binding("f9", "drafting", "Drafting", key_display="F9", priority=True),
         Binding("ctrl+n", "new", "New", priority=True),
         Binding("ctrl+t", "light_or_dark", "Theme", priority=True),
         Binding("ctrl+q", "quit", "Quit", priority=True),
+        Binding("ctrl+c", "help_quit", show=False, system=True),
     ]
 
     def __init__(
@@ -100,27 +101,38 @@ class MedusaApp(App[None]):
         self._answer: Answer | None = None
         self._meter = ReplyMeter()
         self._is_new_wanted = False
+        self.chat = ChatView()
+        self.load_bar = LoadBar()
+        self.strip = StatusStrip()
+        self.prompt = Prompt(
+            placeholder="Ask something. Enter sends, Ctrl+J begins a new line.", highlight_cursor_line=False
+        )
+        self.panel = Panel()
+
+    @property
+    def is_ready(self) -> bool:
+        """A model is loaded."""
+        return self._phase == "ready"
+
+    @property
+    def is_answering(self) -> bool:
+        """A message has been sent and its reply has not ended."""
+        return self._answer is not None
 
     # The screen
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="room"):
             with Vertical(id="talk"):
-                yield ChatView()
-                yield LoadBar()
-                yield StatusStrip()
-                yield Prompt(
-                    placeholder="Ask something. Enter sends, Ctrl+J begins a new line.",
-                    highlight_cursor_line=False,
-                )
-            yield Panel()
+                yield self.chat
+                yield self.load_bar
+                yield self.strip
+                yield self.prompt
+            yield self.panel
         yield Footer(show_command_palette=False)
         yield Static(_TOO_SMALL, id="too-small", markup=False)
 
     async def on_mount(self) -> None:
-        self.chat = self.query_one(ChatView)
-        self.prompt = self.query_one(Prompt)
-        self.panel = self.query_one(Panel)
         self.prompt.focus()
         await self.chat.greet(self._greeting)
         if self._settings.theme in self.available_themes:
@@ -149,11 +161,11 @@ class MedusaApp(App[None]):
 
     def _show_options(self) -> None:
         self.panel.show_options(self._options)
-        self.query_one(StatusStrip).show(self._meter, self._options)
+        self.strip.show(self._meter, self._options)
 
     def _show_figures(self) -> None:
         self.panel.show_reply(self._meter, self._options, self._info)
-        self.query_one(StatusStrip).show(self._meter, self._options)
+        self.strip.show(self._meter, self._options)
 
     # Loading
 
@@ -166,9 +178,8 @@ class MedusaApp(App[None]):
         self._link.load(request)
 
     def _show_progress(self, progress: LoadProgress) -> None:
-        bar = self.query_one(LoadBar)
-        bar.display = True
-        bar.show(progress)
+        self.load_bar.display = True
+        self.load_bar.show(progress)
 
     @on(LoadProgressed)
     def show_progress(self, event: LoadProgressed) -> None:
@@ -183,7 +194,7 @@ class MedusaApp(App[None]):
         self._load_crashes = 0
         self._working_request = event.request
         self._meter = ReplyMeter(event.info.step_seconds.get(1))
-        self.query_one(LoadBar).display = False
+        self.load_bar.display = False
         self.panel.show_model(event.request, event.info)
         self._show_figures()
         self.chat.change_greeting(self._greeting)
@@ -204,7 +215,7 @@ class MedusaApp(App[None]):
             self._load(self._working_request)
         else:
             self._phase = "down"
-            self.query_one(LoadBar).display = False
+            self.load_bar.display = False
             await self._say(
                 f"{event.error} /retry tries again, /model NAME loads another model.", is_error=True
             )
@@ -257,8 +268,8 @@ class MedusaApp(App[None]):
         self._show_figures()
         if (dropped := event.started.num_dropped) and self._answer is not None:
             were = "message was" if dropped == 1 else f"{dropped} messages were"
-            notice = Notice(f"The context is full: the oldest {were} left out of what the model reads.")
-            await self.chat.mount(notice, before=self._answer.widget)
+            sentence = f"The context is full: the oldest {were} left out of what the model reads."
+            await self.chat.notice(sentence, before=self._answer.widget)
 
     @on(ReplyGrew)
     async def show_growth(self, event: ReplyGrew) -> None:

@@ -4,15 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-_EIGHTHS = " ▏▎▍▌▋▊▉█"
 _LEVELS = "▁▂▃▄▅▆▇█"
 
 
 def horizontal_bar(fraction: float, width: int) -> str:
-    """A bar filling fraction (0..1) of width cells, to an eighth of a cell; padded to width."""
-    eighths = round(min(max(fraction, 0.0), 1.0) * width * 8)
-    full, rest = divmod(eighths, 8)
-    return ("█" * full + (_EIGHTHS[rest] if rest else "")).ljust(width)
+    """A thin bar filling fraction (0..1) of width cells, to half a cell; padded to width."""
+    halves = round(min(max(fraction, 0.0), 1.0) * width * 2)
+    return ("━" * (halves // 2) + "╸" * (halves % 2)).ljust(width)
 
 
 def sparkline(values: Sequence[int], highest: int, width: int) -> str:

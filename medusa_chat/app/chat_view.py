@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 
-from textual.containers import VerticalScroll
+from textual.app import ComposeResult
+from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
 from textual.widget import Widget
 from textual.widgets import Static
@@ -18,10 +19,18 @@ class ChatView(VerticalScroll):
 
     can_focus = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        # As tall as the view at least: an anchor would push fewer lines down to the bottom.
+        self.turns = Vertical(id="turns")
+
+    def compose(self) -> ComposeResult:
+        yield self.turns
+
     async def greet(self, text: str) -> None:
         """Empties the view and shows a greeting, which the first turn replaces."""
-        await self.remove_children()
-        await self.mount(Static(_greeting(text), id="greeting", markup=False))
+        await self.turns.remove_children()
+        await self.turns.mount(Static(_greeting(text), id="greeting", markup=False))
         self.anchor()
 
     def change_greeting(self, text: str) -> None:
@@ -32,17 +41,16 @@ class ChatView(VerticalScroll):
     async def show(self, *widgets: Widget) -> None:
         """Appends widgets."""
         await self.query("#greeting").remove()
-        await self.mount_all(widgets)
+        await self.turns.mount_all(widgets)
 
     async def show_turns(self, turns: Iterable[Turn]) -> None:
         """Appends turns of an earlier session."""
         await self.show(*(_widget(turn) for turn in turns))
         self.anchor()
 
-    async def notice(self, text: str, *, is_error: bool = False) -> None:
-        """Says one sentence between the turns."""
-        # The greeting stays: a notice at the start is no conversation.
-        await self.mount(Notice(text, is_error=is_error))
+    async def notice(self, text: str, *, is_error: bool = False, before: Widget | None = None) -> None:
+        """Says one sentence after the turns, or before one of them. A greeting stays above it."""
+        await self.turns.mount(Notice(text, is_error=is_error), before=before)
 
     def page(self, pages: int) -> None:
         """Scrolls up (-1) or down (1); reaching the end follows the newest line again."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 from textual.content import Content
 from textual.widgets import Static
 
+from medusa_chat.app.bars import horizontal_bar
 from medusa_chat.printable import printable
 from medusa_chat.records import LoadProgress
 
@@ -21,8 +22,7 @@ class LoadBar(Static):
         """The bar is left out while the fraction isn't known."""
         parts: list[str | tuple[str, str]] = []
         if progress.fraction is not None:
-            fraction = min(max(progress.fraction, 0.0), 1.0)
-            done = round(fraction * _BAR_CELLS)
-            parts += [("━" * done, "$primary"), ("━" * (_BAR_CELLS - done), "$foreground 20%")]
-            parts += [f" {fraction:4.0%}  "]
+            bar = horizontal_bar(progress.fraction, _BAR_CELLS).rstrip()
+            parts += [(bar, "$primary"), ("━" * (_BAR_CELLS - len(bar)), "$foreground 20%")]
+            parts += [f" {min(max(progress.fraction, 0.0), 1.0):4.0%}  "]
         self.update(Content.assemble(*parts, printable(progress.message)), layout=False)

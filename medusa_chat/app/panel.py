@@ -17,11 +17,8 @@ from medusa_chat.printable import printable
 from medusa_chat.records import EngineInfo, LoadRequest, SamplingOptions
 
 WIDTH = 30
-_LABEL_WIDTH = 17
 _MOST_HISTOGRAM_ROWS = 6
 _DEFAULT_NUM_HEADS = 4
-
-Part = str | tuple[str, str]
 
 
 class Panel(VerticalScroll):
@@ -29,25 +26,28 @@ class Panel(VerticalScroll):
 
     can_focus = False
 
+    def __init__(self) -> None:
+        super().__init__()
+        self._speed, self._lengths, self._sampling, self._model = (Static(markup=False) for _ in range(4))
+
     def compose(self) -> ComposeResult:
-        for name in ("speed", "lengths", "sampling", "model"):
-            yield Static(id=name, markup=False)
+        yield from (self._speed, self._lengths, self._sampling, self._model)
 
     def show_reply(self, meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | None) -> None:
         """Figures of the reply under way, or of the last one."""
-        self._cell("speed", speed_lines(meter, options, info))
-        self._cell("lengths", length_lines(meter, info.num_heads if info else _DEFAULT_NUM_HEADS))
+        _fill(self._speed, speed_lines(meter, options, info))
+        _fill(self._lengths, length_lines(meter, info.num_heads if info else _DEFAULT_NUM_HEADS))
 
     def show_options(self, options: SamplingOptions) -> None:
-        self._cell("sampling", option_lines(options))
+        _fill(self._sampling, option_lines(options))
 
     def show_model(self, request: LoadRequest, info: EngineInfo | None) -> None:
-        self._cell("model", model_lines(request, info))
+        _fill(self._model, model_lines(request, info))
 
-    def _cell(self, name: str, lines: list[Content]) -> None:
-        cell = self.query_one(f"#{name}", Static)
-        cell.styles.height = len(lines)
-        cell.update(Content("\n").join(lines), layout=False)
+
+def _fill(cell: Static, lines: list[Content]) -> None:
+    cell.styles.height = len(lines)  # lays out only where the number of lines has changed
+    cell.update(Content("\n").join(lines), layout=False)
 
 
 def speed_lines(meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | None) -> list[Content]:
@@ -57,8 +57,6 @@ def speed_lines(meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | 
         _title("Speed"),
         _row("Speed-up", figures.speedup(meter) if options.drafting else "drafting off", "bold $primary"),
         _row("Tokens/s", figures.number(meter.tokens_per_second), "bold"),
-        _row("Tokens per step", figures.number(meter.tokens_now, 2)),
-        _row("  on average", figures.number(meter.tokens_per_step, 2)),
         _row("Tree size", str(meter.num_nodes or (info.tree_size if info else figures.UNKNOWN))),
         _row("Context", used),
     ]
@@ -72,9 +70,10 @@ def length_lines(meter: ReplyMeter, num_heads: int) -> list[Content]:
     total = max(meter.num_steps, 1)
     return [
         _title("Tokens per step"),
+        _row("Now", figures.number(meter.tokens_now, 2)),
+        _row("Average", figures.number(meter.tokens_per_step, 2), "bold"),
         *(_histogram_row(length, count / total) for length, count in enumerate(counts, start=1)),
-        Content(""),
-        Content.assemble((sparkline(tuple(meter.recent), longest, WIDTH), "$accent")),
+        Content.assemble((sparkline(tuple(meter.recent), longest, WIDTH), "$primary 70%")),
     ]
 
 
@@ -91,7 +90,8 @@ def option_lines(options: SamplingOptions) -> list[Content]:
 
 
 def model_lines(request: LoadRequest, info: EngineInfo | None) -> list[Content]:
-    lines = [_title("Model"), Content(_fit(printable(info.model if info else request.model), WIDTH))]
+    name = printable(info.model if info else request.model).rstrip("/").rpartition("/")[2]
+    lines = [_title("Model"), Content(_fit(name, WIDTH))]
     if info is None:
         return [*lines, *(_row(label, figures.UNKNOWN) for label in ("Heads", "Weights", "Memory", "Device"))]
     weights = f"{figures.quantization(info.quantization)}, {info.dtype}"

@@ -1,0 +1,117 @@
+"""The app on the scripted engine, over the real child-process protocol."""
+
+from __future__ import annotations
+
+import asyncio
+import sys
+from collections.abc import AsyncIterator, Callable
+from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from pathlib import Path
+
+import pytest
+from textual.pilot import Pilot
+
+from medusa_chat.app.app import MedusaApp
+from medusa_chat.app.chat_view import ChatView
+from medusa_chat.app.safe_markdown import SafeMarkdown
+from medusa_chat.app.turns import Notice, UserTurn
+from medusa_chat.engine.process import EngineProcess
+from medusa_chat.history import History
+from medusa_chat.records import LoadRequest
+from medusa_chat.settings import Settings
+
+WORKER = (sys.executable, str(Path(__file__).parent.parent / "scripted_worker.py"))
+
+
+class Chat:
+    """What a user sees and does."""
+
+    def __init__(self, app: MedusaApp, pilot: Pilot[None], history: History) -> None:
+        self.app = app
+        self.pilot = pilot
+        self.history = history
+
+    async def until(self, condition: Callable[[], object], seconds: float = 10) -> None:
+        """Waits for the screen to come to it."""
+        async with asyncio.timeout(seconds):
+            while not condition():
+                await self.pilot.pause(0.02)
+        await self.pilot.pause()
+
+    async def type(self, text: str) -> None:
+        self.app.prompt.insert(text)
+        await self.pilot.pause()
+
+    async def send(self, text: str) -> None:
+        await self.type(text)
+        await self.pilot.press("enter")
+
+    async def ready(self) -> None:
+        await self.until(lambda: self.app.is_ready)
+
+    async def answered(self) -> None:
+        await self.until(lambda: not self.app.is_answering)
+
+    @property
+    def replies(self) -> list[str]:
+        return [reply.source for reply in self.app.query(SafeMarkdown)]
+
+    @property
+    def questions(self) -> list[str]:
+        return [str(turn.content) for turn in self.app.query(UserTurn)]
+
+    @property
+    def notices(self) -> list[str]:
+        return [str(notice.content) for notice in self.app.query(Notice)]
+
+    @property
+    def captions(self) -> list[str]:
+        return [str(caption.content) for caption in self.app.query(".caption").results()]
+
+    def screen(self) -> str:
+        """The characters on the screen, line by line."""
+        lines = self.app.screen._compositor.render_strips()
+        return "\n".join(strip.text.rstrip() for strip in lines)
+
+    def panel(self) -> str:
+        """The panel's lines."""
+        return "\n".join(str(cell.content) for cell in self.app.panel.query("Static").results())
+
+    @property
+    def view(self) -> ChatView:
+        return self.app.chat
+
+
+OpenChat = Callable[..., AbstractAsyncContextManager[Chat]]
+
+
+@pytest.fixture
+def open_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenChat:
+    """open_chat(size=…, resume=…, history=…, wait=…, settings=…) -> a running Chat."""
+    monkeypatch.setenv("MEDUSA_CHAT_HOME", str(tmp_path))
+
+    @asynccontextmanager
+    async def opened(
+        size: tuple[int, int] = (120, 40),
+        resume: bool = False,
+        history: History | None = None,
+        wait: bool = True,
+        settings: Settings | None = None,
+        request: LoadRequest | None = None,
+    ) -> AsyncIterator[Chat]:
+        engine = EngineProcess(command=WORKER)
+        history = history or History()
+        app = MedusaApp(
+            settings or Settings(), request or LoadRequest("smollm2-135m"), engine, history, resume
+        )
+        try:
+            async with app.run_test(size=size) as pilot:
+                chat = Chat(app, pilot, history)
+                if wait:
+                    await chat.ready()
+                yield chat
+        finally:
+            await engine.close()
+            history.close()
+
+    return opened
