@@ -17,7 +17,7 @@ from medusa_chat.training.dialogues import Dialogues
 from medusa_chat.training.loss import frozen_head_cross_entropy
 from medusa_chat.training.recipe import Recipe
 
-_SECONDS_BETWEEN_CHECKPOINTS = 120.0
+_SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _STEPS_BETWEEN_REPORTS = 10
 _PROBE_ROWS = 512
 

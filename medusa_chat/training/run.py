@@ -80,7 +80,7 @@ def _write_dialogues(
     dialogues = read_shards(files)
     if not dialogues.answer.any():
         raise MedusaError(
-            "The model wrote no answers at all, so it may not be a chat model; give --prompts or choose another."
+            "The model wrote no answers, so it may not be a chat model; give --prompts or choose another."
         )
     return dialogues
 
@@ -97,4 +97,5 @@ def sequences_at_once(base: BaseModel, sequence_length: int) -> int:
     )
     logits_bytes = 4 * base.vocab_size * 4
     free, _ = torch.cuda.mem_get_info(base.device)
-    return max(8, min(_SEQUENCES_AT_ONCE_GPU, int(0.9 * free) // (2 * cache_bytes + logits_bytes)))
+    fitting: int = int(0.9 * free) // (2 * cache_bytes + logits_bytes)
+    return max(8, min(_SEQUENCES_AT_ONCE_GPU, fitting))
