@@ -23,11 +23,8 @@ def models(as_json: JsonOption = False) -> None:
 
 
 def _describe(spec: ModelSpec) -> dict[str, Any]:
-    """bytes: on disk when the model is here, else of the download."""
     from medusa_chat.checkpoints import is_local, local_bytes
 
-    here = is_local(spec)
-    download = spec.source.bytes if spec.source else None
     heads = spec.heads_folder
     return {
         "name": spec.name,
@@ -38,8 +35,9 @@ def _describe(spec: ModelSpec) -> dict[str, Any]:
         "quantization": spec.quantization,
         "heads": spec.heads,
         "heads_here": heads is not None and heads.is_dir(),
-        "here": here,
-        "bytes": local_bytes(spec) if here else download,
+        "here": is_local(spec),
+        "bytes_on_disk": local_bytes(spec),
+        "bytes_to_download": spec.source.bytes if spec.source else None,
     }
 
 
@@ -50,21 +48,18 @@ def _print_table(rows: list[dict[str, Any]]) -> None:
     from rich.text import Text
 
     table = Table(box=SIMPLE_HEAD)
-    for column in ("Name", "Parameters", "Here", "Heads", "Size", "Quantisation"):
-        table.add_column(column, overflow="fold", justify="right" if column in _NUMBERS else "left")
+    for column in ("Name", "Parameters", "Here", "Download", "Heads", "Quantisation"):
+        table.add_column(column, overflow="fold")
     for row in rows:
         table.add_row(
             Text(row["name"]),
             _parameters(row["parameters"]),
-            "yes" if row["here"] else "no",
+            _megabytes(row["bytes_on_disk"]) if row["here"] else "no",
+            _megabytes(row["bytes_to_download"]),
             _heads(row),
-            _size(row),
             row["quantization"],
         )
     Console().print(table)
-
-
-_NUMBERS = ("Parameters", "Size")
 
 
 def _parameters(number: int | None) -> str:
@@ -73,16 +68,13 @@ def _parameters(number: int | None) -> str:
     return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.0f} M"
 
 
+def _megabytes(number: int | None) -> str:
+    return "-" if number is None else f"{number / 1e6:.0f} MB"
+
+
 def _heads(row: dict[str, Any]) -> str:
     if row["heads"] is None:
         return "none"
     if not row["heads_here"]:
         return "missing"
     return "shipped" if row["heads"].startswith("package:") else "own"
-
-
-def _size(row: dict[str, Any]) -> str:
-    if row["bytes"] is None:
-        return "?"
-    where = "on disk" if row["here"] else "to download"
-    return f"{row['bytes'] / 1e6:.0f} MB {where}"

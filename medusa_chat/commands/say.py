@@ -61,6 +61,7 @@ def say(
     as_json: JsonOption = False,
 ) -> None:
     """Stream one answer to standard output."""
+    from medusa_chat.registry import resolve
     from medusa_chat.settings import load_settings
 
     settings = load_settings(model=model, quant=quant, device=device, dtype=dtype, system=system)
@@ -76,6 +77,7 @@ def say(
         drafting=False if plain else None,
         tree_size=tree_size,
     )
+    resolve(settings.model)  # a wrong name fails before the engine's slow imports
     messages = _messages(settings.system, _read_prompt(prompt))
     request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
     session = _open(request)
