@@ -118,9 +118,11 @@ class ScriptedSession:
         match word:
             case "endless":
                 for number in range(100_000):
+                    time.sleep(0.01)
                     yield f"word{number} ", 1
             case "temperature":
                 for _ in range(100_000):
+                    time.sleep(0.01)
                     yield f"T={self.options.temperature:.1f} D={self.options.drafting:d} ", 2
             case "crash":
                 yield "These words arrived. ", 3
@@ -140,7 +142,7 @@ class ScriptedSession:
             if self.cancelled:
                 finish = "cancelled"
                 break
-            time.sleep(float(os.environ.get("SCRIPTED_STEP_SECONDS", "0.01")))
+            time.sleep(float(os.environ.get("SCRIPTED_STEP_SECONDS", "0.002")))
             self._context_tokens += num_tokens
             nodes = 16 if self.options.drafting else 1
             yield Chunk(

@@ -35,16 +35,25 @@ class Chat:
         """Waits for the screen to come to it."""
         async with asyncio.timeout(seconds):
             while not condition():
-                await self.pilot.pause(0.02)
-        await self.pilot.pause()
+                await asyncio.sleep(0.01)
+        await self.settle()
 
-    async def type(self, text: str) -> None:
-        self.app.prompt.insert(text)
-        await self.pilot.pause()
+    async def settle(self) -> None:
+        """Until a key has gone from the app to a widget and what came of it back again.
+
+        Pilot's pause without a time waits for an idle CPU as well, which takes far longer.
+        """
+        for _ in range(3):
+            await self.pilot.pause(0)
 
     async def send(self, text: str) -> None:
-        await self.type(text)
-        await self.pilot.press("enter")
+        self.app.prompt.insert(text)
+        await self.press("enter")
+
+    async def press(self, *keys: str) -> None:
+        for key in keys:
+            self.app.simulate_key(key)
+            await self.settle()
 
     async def ready(self) -> None:
         await self.until(lambda: self.app.is_ready)

@@ -44,7 +44,7 @@ async def test_escape_keeps_what_is_there_and_marks_it(open_chat: OpenChat) -> N
     async with open_chat() as chat:
         await chat.send("endless")
         await chat.until(lambda: "word5 " in chat.replies[0])
-        await chat.pilot.press("escape")
+        await chat.press("escape")
         await chat.answered()
         kept = chat.replies[0]
         assert "word5 " in kept
@@ -59,10 +59,10 @@ async def test_temperature_and_drafting_reach_a_reply_under_way(open_chat: OpenC
     async with open_chat() as chat:
         await chat.send("temperature")
         await chat.until(lambda: "T=0.2 D=1" in chat.replies[0])
-        await chat.pilot.press("f3")
+        await chat.press("f3")
         await chat.until(lambda: "T=0.3 D=1" in chat.replies[0])
         assert "0.30" in chat.panel()
-        await chat.pilot.press("f9")
+        await chat.press("f9")
         await chat.until(lambda: "T=0.3 D=0" in chat.replies[0])
         assert "drafting off" in chat.panel()
 
@@ -72,7 +72,7 @@ async def test_typing_while_a_reply_streams_is_not_lost(open_chat: OpenChat) -> 
         await chat.send("endless")
         await chat.until(lambda: "word5 " in chat.replies[0])
         await chat.send("next")
-        await chat.pilot.pause()
+        await chat.settle()
         assert chat.app.prompt.text == "next"
         assert chat.questions == ["endless"]
 
@@ -102,7 +102,7 @@ async def test_crash_in_loading_is_tried_once_more_then_left_to_the_user(
         await chat.until(lambda: len(chat.notices) == 2)
         assert "/retry" in chat.notices[1]
         await chat.send("hello")
-        await chat.pilot.pause()
+        await chat.settle()
         assert chat.app.prompt.text == "hello"  # nobody would answer it
         chat.app.prompt.text = ""
         await chat.send("/retry")
@@ -122,7 +122,7 @@ async def test_message_sent_while_loading_is_answered_when_loaded(
     monkeypatch.setenv("SCRIPTED_LOAD_SECONDS", "1")
     async with open_chat(wait=False) as chat:
         await chat.send("roles")
-        await chat.pilot.pause()
+        await chat.settle()
         assert chat.questions == ["roles"]
         assert chat.captions == ["waiting for the model …"]
         assert not chat.app.is_ready
@@ -133,12 +133,12 @@ async def test_message_sent_while_loading_is_answered_when_loaded(
 async def test_paste_of_many_lines_fills_the_box_and_sends_nothing(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
         chat.app.prompt.post_message(events.Paste("one\r\ntwo\rthree\x1b[31m\n\nfour"))
-        await chat.pilot.pause()
+        await chat.settle()
         assert chat.app.prompt.text == "one\ntwo\nthree[31m\n\nfour"
         assert chat.questions == []
-        await chat.pilot.press("ctrl+j", "x", "shift+enter")
+        await chat.press("ctrl+j", "x", "shift+enter")
         assert chat.app.prompt.text.endswith("four\nx\n")
-        await chat.pilot.press("enter")
+        await chat.press("enter")
         await chat.until(lambda: chat.questions == ["one\ntwo\nthree[31m\n\nfour\nx"])
         assert chat.app.prompt.text == ""
 
@@ -146,7 +146,7 @@ async def test_paste_of_many_lines_fills_the_box_and_sends_nothing(open_chat: Op
 async def test_empty_prompt_sends_nothing_and_hints(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
         await chat.send("  \n ")
-        await chat.pilot.pause()
+        await chat.settle()
         assert chat.questions == []
         assert "Type a message first" in chat.screen()
 
@@ -240,7 +240,7 @@ async def test_new_conversation_in_mid_reply_keeps_the_old_one(open_chat: OpenCh
     async with open_chat() as chat:
         await chat.send("endless")
         await chat.until(lambda: "word5 " in chat.replies[0])
-        await chat.pilot.press("ctrl+n")
+        await chat.press("ctrl+n")
         await chat.until(lambda: chat.questions == [])
         await chat.send("roles")
         await chat.answered()

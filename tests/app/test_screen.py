@@ -82,7 +82,7 @@ async def test_tiny_terminal_says_so_and_comes_back(open_chat: OpenChat) -> None
 
 async def test_keys_turn_the_dials_while_the_prompt_has_the_focus(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
-        await chat.pilot.press("f2", "f4", "f7", "f6", "f6", "f8", "f9")
+        await chat.press("f2", "f4", "f7", "f6", "f6", "f8", "f9")
         panel = " ".join(chat.panel().split())
         assert "Temperature 0.10" in panel
         assert "Top-p 0.85" in panel
@@ -95,7 +95,7 @@ async def test_keys_turn_the_dials_while_the_prompt_has_the_focus(open_chat: Ope
 async def test_theme_can_be_set_and_switched(open_chat: OpenChat) -> None:
     async with open_chat(settings=Settings(theme="textual-light")) as chat:
         assert not chat.app.current_theme.dark
-        await chat.pilot.press("ctrl+t")
+        await chat.press("ctrl+t")
         assert chat.app.current_theme.dark
     async with open_chat(settings=Settings(theme="no such")) as chat:
         assert "There is no theme 'no such'" in chat.notices[0]
@@ -109,14 +109,14 @@ async def test_the_view_follows_a_reply_until_the_user_scrolls(open_chat: OpenCh
         await chat.until(lambda: chat.view.scroll_y == chat.view.max_scroll_y > 0)
         await chat.send("endless")
         await chat.until(lambda: "word9 " in chat.replies[-1])
-        await chat.pilot.press("pageup")
+        await chat.press("pageup")
         await chat.pilot.pause(0.2)
         there, bottom = chat.view.scroll_y, chat.view.max_scroll_y
         assert there < bottom
         await chat.until(lambda: chat.view.max_scroll_y > bottom)
         assert chat.view.scroll_y == there
         while chat.view.scroll_y < chat.view.max_scroll_y:
-            await chat.pilot.press("pagedown")
+            await chat.press("pagedown")
         bottom = chat.view.max_scroll_y
         await chat.until(lambda: chat.view.max_scroll_y > bottom)
         await chat.until(lambda: chat.view.scroll_y == chat.view.max_scroll_y)
@@ -157,7 +157,7 @@ async def test_commands_that_can(open_chat: OpenChat) -> None:
         assert "Top-k 7 F6" in " ".join(chat.panel().split())
         await chat.send("/help")
         await chat.until(lambda: "Commands" in chat.screen())
-        await chat.pilot.press("escape")
+        await chat.press("escape")
         await chat.until(lambda: "Commands" not in chat.screen())
         await chat.send("/quit")
         await chat.until(lambda: not chat.app.is_running)
