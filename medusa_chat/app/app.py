@@ -46,7 +46,7 @@ _SECONDS_BETWEEN_SAVES = 0.7
 _LOAD_CRASHES_BORNE = 1
 _TOO_SMALL = "Please make the terminal larger."
 _DARK, _LIGHT = "textual-dark", "textual-light"
-_TEMPERATURE = Binding.Group("Temperature", compact=True)
+_TEMPERATURE = Binding.Group("Temp", compact=True)
 
 Phase = Literal["loading", "ready", "down"]
 
@@ -69,7 +69,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         Binding("f6", "top_k(-1)", "Lower top-k", priority=True, show=False),
         Binding("f7", "top_k(1)", "Raise top-k", priority=True, show=False),
         Binding("f8", "acceptance", "Accept", key_display="F8", priority=True),
-        Binding("f9", "drafting", "Drafting", key_display="F9", priority=True),
+        Binding("f9", "drafting", "Draft", key_display="F9", priority=True),
         Binding("ctrl+n", "new", "New", priority=True),
         Binding("ctrl+t", "light_or_dark", "Theme", priority=True),
         Binding("ctrl+q", "quit", "Quit", priority=True),
@@ -206,18 +206,21 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
             return
         if isinstance(event.error, EngineCrashed) and self._load_crashes < _LOAD_CRASHES_BORNE:
             self._load_crashes += 1
-            await self._say(f"{event.error} It is started once more.", is_error=True)
+            await self._say(f"{_sentence(event.error)} It is started once more.", is_error=True)
             self._load(event.request)
         elif self._working_request not in (None, event.request):
             assert self._working_request is not None
-            await self._say(f"{event.error} Going back to {self._working_request.model}.", is_error=True)
+            await self._say(
+                f"{_sentence(event.error)} Going back to {self._working_request.model}.", is_error=True
+            )
             self._load_crashes = 0
             self._load(self._working_request)
         else:
             self._phase = "down"
             self.load_bar.display = False
             await self._say(
-                f"{event.error} /retry tries again, /model NAME loads another model.", is_error=True
+                f"{_sentence(event.error)} /retry tries again, /model NAME loads another model.",
+                is_error=True,
             )
 
     # Asking and answering
@@ -295,7 +298,9 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         if isinstance(event.error, PromptTooLong):
             self._conversation.refuse_question()
         if isinstance(event.error, EngineCrashed):
-            await self._say(f"{event.error} It is started again; the conversation is kept.", is_error=True)
+            await self._say(
+                f"{_sentence(event.error)} It is started again; the conversation is kept.", is_error=True
+            )
             self._load(self._request)
         elif event.error is not None:
             await self._say(str(event.error), is_error=True)
@@ -461,3 +466,9 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     async def command_quit(self, _: str) -> None:
         await self.action_quit()
+
+
+def _sentence(error: MedusaError) -> str:
+    """The error's text, ended so that another sentence can follow. A crash's last words often end anyhow."""
+    text = str(error)
+    return text if text.endswith((".", "!", "?")) else f"{text}."

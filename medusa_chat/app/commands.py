@@ -18,9 +18,9 @@ class Command:
 
 
 COMMANDS = (
-    Command("model", "NAME", "load another model and go on with it"),
-    Command("system", "TEXT", "set the system prompt; without text, show it"),
-    Command("set", "OPTION VALUE", "an exact value, such as /set temperature 0.7"),
+    Command("model", "NAME", "go on with another model"),
+    Command("system", "TEXT", "set the system prompt, or show it"),
+    Command("set", "OPTION VALUE", "an exact value: /set temperature 0.7"),
     Command("plain", "", "turn drafting off or on"),
     Command("new", "", "begin a new conversation"),
     Command("retry", "", "load the model again after it failed"),

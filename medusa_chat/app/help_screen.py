@@ -27,7 +27,7 @@ _KEYS = (
     ("Ctrl+T", "light or dark"),
     ("Ctrl+Q", "quit"),
 )
-_FIRST_COLUMN = 24
+_FIRST_COLUMN = 22
 
 
 class HelpScreen(ModalScreen[None]):
