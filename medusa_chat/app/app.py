@@ -152,9 +152,11 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     @property
     def _greeting(self) -> str:
-        if self._phase == "ready":
-            return "Ask something. /help shows keys and commands."
-        return "The model is being loaded. Your first message waits for it."
+        return {
+            "loading": "The model is being loaded. Your first message waits for it.",
+            "ready": "Ask something. /help shows keys and commands.",
+            "down": "No model is loaded.",
+        }[self._phase]
 
     async def _say(self, text: str, *, is_error: bool = False) -> None:
         await self.chat.notice(text, is_error=is_error)
@@ -218,6 +220,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         else:
             self._phase = "down"
             self.load_bar.display = False
+            self.chat.change_greeting(self._greeting)
             await self._say(
                 f"{_sentence(event.error)} /retry tries again, /model NAME loads another model.",
                 is_error=True,

@@ -55,11 +55,19 @@ def speed_lines(meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | 
     used = f"{meter.context_tokens:,}" + (f" / {limit:,}" if limit else "")
     return [
         _title("Speed"),
-        _row("Speed-up", figures.speedup(meter) if options.drafting else "drafting off", "bold $primary"),
+        _row("Speed-up", _gain(meter, options), "bold $primary"),
         _row("Tokens/s", figures.number(meter.tokens_per_second), "bold"),
         _row("Tree size", str(meter.num_nodes or (info.tree_size if info else figures.UNKNOWN))),
         _row("Context", used),
     ]
+
+
+def _gain(meter: ReplyMeter, options: SamplingOptions) -> str:
+    if not options.drafting:
+        return "drafting off"
+    if meter.num_steps and not meter.drafted:
+        return "plain decoding"  # the engine found that drafting doesn't pay
+    return figures.speedup(meter)
 
 
 def length_lines(meter: ReplyMeter, num_heads: int) -> list[Content]:
