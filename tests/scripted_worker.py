@@ -127,6 +127,8 @@ class ScriptedSession:
             case "crash":
                 yield "These words arrived. ", 3
                 _crash()
+            case "silent-crash":
+                _crash()
             case "hostile":
                 yield from _pieces(HOSTILE)
             case "roles":

@@ -21,7 +21,7 @@ _ENDINGS: dict[FinishReason | None, str] = {
 @dataclass(slots=True)
 class Answer:
     """turn: None until the first text arrives. is_saved: the question is on disk, or can't be put there.
-    is_asked: the engine has the question.
+    is_asked: the engine has the question. is_second_try: it had it once before, and crashed without a word.
     """
 
     widget: AssistantTurn
@@ -29,6 +29,7 @@ class Answer:
     turn: Turn | None = None
     is_saved: bool = False
     is_asked: bool = False
+    is_second_try: bool = False
     finish_reason: FinishReason | None = None
 
     @property

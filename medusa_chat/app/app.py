@@ -295,21 +295,35 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     @on(ReplyEnded)
     async def end_answer(self, event: ReplyEnded) -> None:
+        if isinstance(event.error, EngineCrashed):
+            await self._bear_crash(event.error)
+            return
+        await self._finish_answer()
+        if isinstance(event.error, PromptTooLong):
+            self._conversation.refuse_question()
+        if event.error is not None:
+            await self._say(str(event.error), is_error=True)
+        if self._is_new_wanted:
+            await self._begin_conversation()
+
+    async def _bear_crash(self, error: EngineCrashed) -> None:
+        """Loads again. A question that got no word of an answer is asked once more."""
+        answer = self._answer
+        if answer is not None and answer.turn is None and not answer.is_second_try:
+            answer.is_asked, answer.is_second_try = False, True
+            answer.widget.show_caption("waiting for the model …")
+        else:
+            await self._finish_answer()
+        await self._say(f"{_sentence(error)} It is started again; the conversation is kept.", is_error=True)
+        if self._is_new_wanted:
+            await self._begin_conversation()
+        self._load(self._request)
+
+    async def _finish_answer(self) -> None:
         answer, self._answer = self._answer, None
         if answer is not None:
             await self._finish(answer)
-        if isinstance(event.error, PromptTooLong):
-            self._conversation.refuse_question()
-        if isinstance(event.error, EngineCrashed):
-            await self._say(
-                f"{_sentence(event.error)} It is started again; the conversation is kept.", is_error=True
-            )
-            self._load(self._request)
-        elif event.error is not None:
-            await self._say(str(event.error), is_error=True)
-        self._save_beside()
-        if self._is_new_wanted:
-            await self._begin_conversation()
+            self._save_beside()
 
     async def _finish(self, answer: Answer) -> None:
         if answer.turn is not None:

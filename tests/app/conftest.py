@@ -26,7 +26,8 @@ WORKER = (sys.executable, str(Path(__file__).parent.parent / "scripted_worker.py
 class Chat:
     """What a user sees and does."""
 
-    def __init__(self, app: MedusaApp, pilot: Pilot[None], history: History) -> None:
+    def __init__(self, app: MedusaApp, pilot: Pilot[None], history: History, engine: EngineProcess) -> None:
+        self.engine = engine
         self.app = app
         self.pilot = pilot
         self.history = history
@@ -115,7 +116,7 @@ def open_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenChat:
         )
         try:
             async with app.run_test(size=size) as pilot:
-                chat = Chat(app, pilot, history)
+                chat = Chat(app, pilot, history, engine)
                 if wait:
                     await chat.ready()
                 yield chat

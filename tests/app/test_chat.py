@@ -90,6 +90,25 @@ async def test_crash_is_told_the_engine_restarted_and_the_chat_goes_on(open_chat
         assert chat.replies[1] == ("roles: user=please crash, assistant=These words arrived. , user=roles")
 
 
+async def test_question_that_met_a_dead_engine_is_asked_again(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        process = chat.engine._process
+        assert process is not None
+        process.kill()
+        await chat.send("roles")
+        await chat.answered()
+        assert "SIGKILL" in chat.notices[0]
+        assert chat.replies == ["roles: user=roles"]
+
+
+async def test_question_that_kills_the_engine_is_asked_twice_at_most(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        await chat.send("silent-crash")
+        await chat.answered()
+        assert len(chat.notices) == 2
+        await chat.ready()
+
+
 async def test_crash_in_loading_is_tried_once_more_then_left_to_the_user(
     open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
