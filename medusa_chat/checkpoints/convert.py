@@ -13,7 +13,9 @@ def convert(gguf: Path, folder: Path) -> None:
     """Writes a transformers checkpoint of the GGUF file's weights, dequantised, into a new folder."""
     import torch
     import transformers
-    from transformers import AutoModelForCausalLM, AutoTokenizer
+    from transformers import AutoModelForCausalLM
+
+    from medusa_chat.checkpoints.gguf_tokenizer import load_tokenizer
 
     # Releases that have GgufConfig keep the weights packed unless told otherwise; the ones before it
     # always unpack.
@@ -22,7 +24,7 @@ def convert(gguf: Path, folder: Path) -> None:
     model = AutoModelForCausalLM.from_pretrained(
         gguf.parent, gguf_file=gguf.name, dtype=torch.bfloat16, **unpacked
     )
-    tokenizer = AutoTokenizer.from_pretrained(gguf.parent, gguf_file=gguf.name)
+    tokenizer = load_tokenizer(gguf)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
 

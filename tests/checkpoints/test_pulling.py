@@ -12,6 +12,7 @@ import subprocess
 import sys
 from collections import namedtuple
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -109,11 +110,20 @@ def test_a_pull_ends_in_a_checkpoint_that_transformers_loads(
     assert model.config.max_position_embeddings == 128
     embedding = model.get_input_embeddings().weight
     assert torch.equal(embedding, torch.from_numpy(tiny_gguf[1]).to(torch.bfloat16))
-    tokenizer = AutoTokenizer.from_pretrained(folder)
-    assert tokenizer.chat_template == tiny.CHAT_TEMPLATE
-    assert tokenizer("hey<|im_end|>")["input_ids"][-1] == 2
+    assert_is_the_tiny_tokenizer(AutoTokenizer.from_pretrained(folder))
 
     checkpoints.ensure_local(spec, lambda progress: pytest.fail(f"pulled again: {progress}"))
+
+
+def assert_is_the_tiny_tokenizer(tokenizer: Any) -> None:
+    """What transformers makes of the GGUF file alone fails here, differently in each release."""
+    assert tokenizer.chat_template == tiny.CHAT_TEMPLATE
+    assert (tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.unk_token_id) == (1, 2, 0)
+    assert tokenizer("hey<|im_end|>")["input_ids"] == [tokenizer.convert_tokens_to_ids("hey"), 2]
+    # SmolLM splits digits off before anything else, so that spaces before them merge with one another.
+    assert tokenizer.tokenize("  12") == ["ĠĠ", "1", "2"]
+    for text in ("a▁b", "so , what .", "  naïve\n\t ", "日本 🙂"):
+        assert tokenizer.decode(tokenizer(text)["input_ids"]) == text
 
 
 def test_a_damaged_checkpoint_says_how_to_replace_it_and_pull_does(spec: ModelSpec) -> None:

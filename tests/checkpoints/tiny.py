@@ -19,7 +19,7 @@ HIDDEN_SIZE, FFN_SIZE, KV_SIZE = 32, 64, 16
 
 def write_gguf(file: Path) -> np.ndarray:
     """Writes a one-layer Llama with a byte vocabulary and returns its (V, D) embedding."""
-    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *_byte_tokens(), "he"]
+    tokens = ["<|endoftext|>", "<|im_start|>", "<|im_end|>", *_byte_tokens(), "he", "hey", "ĠĠ"]
     random = np.random.default_rng(0)
     writer = gguf.GGUFWriter(file, "llama")
     writer.add_context_length(128)
@@ -35,7 +35,7 @@ def write_gguf(file: Path) -> np.ndarray:
     writer.add_tokenizer_pre("smollm")
     writer.add_token_list(tokens)
     writer.add_token_types([gguf.TokenType.CONTROL] * 3 + [gguf.TokenType.NORMAL] * (len(tokens) - 3))
-    writer.add_token_merges(["h e"])
+    writer.add_token_merges(["h e", "he y", "Ġ Ġ"])
     writer.add_bos_token_id(1)
     writer.add_eos_token_id(2)
     writer.add_unk_token_id(0)
