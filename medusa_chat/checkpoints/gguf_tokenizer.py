@@ -1,7 +1,8 @@
 """The tokenizer inside a GGUF file, as its authors meant it.
 
 transformers rebuilds it from the file's lists, but no release so far looks at which pre-tokenizer the file
-names, and some mix up BOS and EOS, decode byte-level vocabularies as if they were SentencePiece or drop spaces.
+names, and some mix up BOS and EOS, decode byte-level vocabularies as if they were SentencePiece, or drop
+spaces.
 """
 
 from __future__ import annotations
