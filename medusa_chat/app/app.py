@@ -140,9 +140,10 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         else:
             await self._say(f"There is no theme {self._settings.theme!r}. Ctrl+P lists them.", is_error=True)
         self.run_worker(self._link.run(), group="link")
-        self._load(self._request)
         self._show_options()
         self._show_figures()
+        # Only now, so that the engine's start doesn't compete with the first picture.
+        self.call_after_refresh(self._load, self._request)
         self.set_interval(_SECONDS_BETWEEN_SAVES, self._save_beside)
         if self._resume:
             self.run_worker(self._continue_latest(), group="resume")
@@ -418,10 +419,10 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     def _use(self, options: SamplingOptions) -> None:
         """From now on, the next step of a reply under way included."""
         before, self._options = self._options, options
-        if (options.drafting, options.acceptance) != (before.drafting, before.acceptance):
-            self._meter.restart()
         if self._answer is not None and self._answer.is_asked:
             self._link.set_options(options)
+            if (options.drafting, options.acceptance) != (before.drafting, before.acceptance):
+                self._meter.restart()
         self._show_options()
         self._show_figures()
 

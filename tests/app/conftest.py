@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from pathlib import Path
 
@@ -56,11 +56,11 @@ class Chat:
             self.app.simulate_key(key)
             await self.settle()
 
-    async def ready(self) -> None:
-        await self.until(lambda: self.app.is_ready)
+    async def ready(self, seconds: float = 10) -> None:
+        await self.until(lambda: self.app.is_ready, seconds)
 
-    async def answered(self) -> None:
-        await self.until(lambda: not self.app.is_answering)
+    async def answered(self, seconds: float = 10) -> None:
+        await self.until(lambda: not self.app.is_answering, seconds)
 
     @property
     def replies(self) -> list[str]:
@@ -96,9 +96,8 @@ OpenChat = Callable[..., AbstractAsyncContextManager[Chat]]
 
 
 @pytest.fixture
-def open_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenChat:
-    """open_chat(size=…, resume=…, history=…, wait=…, settings=…) -> a running Chat."""
-    monkeypatch.setenv("MEDUSA_CHAT_HOME", str(tmp_path))
+def open_chat(home: Path) -> OpenChat:
+    """open_chat(size=…, resume=…, history=…, wait=…, settings=…, request=…, command=…) -> a running Chat."""
 
     @asynccontextmanager
     async def opened(
@@ -108,8 +107,9 @@ def open_chat(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> OpenChat:
         wait: bool = True,
         settings: Settings | None = None,
         request: LoadRequest | None = None,
+        command: Sequence[str] = WORKER,
     ) -> AsyncIterator[Chat]:
-        engine = EngineProcess(command=WORKER)
+        engine = EngineProcess(command=command)
         history = history or History()
         app = MedusaApp(
             settings or Settings(), request or LoadRequest("smollm2-135m"), engine, history, resume
