@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
 
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
@@ -12,6 +12,8 @@ from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
 from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
+
+_MOST_TURNS_RESUMED = 30
 
 
 class ChatView(VerticalScroll):
@@ -43,9 +45,11 @@ class ChatView(VerticalScroll):
         await self.query("#greeting").remove()
         await self.turns.mount_all(widgets)
 
-    async def show_turns(self, turns: Iterable[Turn]) -> None:
-        """Appends turns of an earlier session."""
-        await self.show(*(_widget(turn) for turn in turns))
+    async def show_turns(self, turns: Sequence[Turn]) -> None:
+        """Appends turns of an earlier session: the last ones, as hundreds would take seconds to lay out."""
+        if num_hidden := max(len(turns) - _MOST_TURNS_RESUMED, 0):
+            await self.notice(f"{num_hidden} earlier messages are part of the conversation but not shown.")
+        await self.show(*(_widget(turn) for turn in turns[num_hidden:]))
         self.anchor()
 
     async def notice(self, text: str, *, is_error: bool = False, before: Widget | None = None) -> None:

@@ -214,6 +214,21 @@ async def test_continue_shows_the_latest_conversation_and_goes_on_with_it(open_c
     assert len(History().list()) == 1
 
 
+async def test_continue_with_a_long_conversation_shows_its_end_and_sends_it_all(open_chat: OpenChat) -> None:
+    history = History()
+    conversation = history.create("m")
+    for number in range(25):
+        history.add(conversation, "user", f"question {number}")
+        history.add(conversation, "assistant", f"answer {number}")
+    async with open_chat(resume=True, history=history) as chat:
+        await chat.until(lambda: chat.questions)
+        assert chat.questions[0] == "question 10"
+        assert chat.notices == ["20 earlier messages are part of the conversation but not shown."]
+        await chat.send("roles")
+        await chat.answered()
+        assert chat.replies[-1].startswith("roles: user=question 0, assistant=answer 0, user=question 1")
+
+
 async def test_continue_without_history_says_so(open_chat: OpenChat) -> None:
     async with open_chat(resume=True) as chat:
         await chat.until(lambda: chat.notices == ["There is no conversation to continue yet."])
