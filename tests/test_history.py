@@ -114,10 +114,11 @@ def test_database_that_cannot_be_written(path: Path) -> None:
     assert len(store.messages(conversation)) == 1
 
 
-@pytest.mark.skipif(os.name == "posix" and os.geteuid() == 0, reason="root may write anywhere")
 def test_read_only_folder(path: Path) -> None:
     path.parent.mkdir()
     path.parent.chmod(0o500)
+    if os.access(path.parent, os.W_OK):
+        pytest.skip("this user may write anywhere")
     with pytest.raises(HistoryError, match="can't be"):
         History(path).create("m")
 
