@@ -18,7 +18,8 @@ class KVCache:
     them and the rest are overwritten by the next forward. Fits transformers' `past_key_values` by its verbs.
     """
 
-    def __init__(self, num_layers: int, max_length: int) -> None:
+    def __init__(self, num_layers: int, max_length: int, dtype: torch.dtype) -> None:
+        self.dtype = dtype
         self.num_layers = num_layers
         self.max_length = max_length
         self.length = 0
@@ -71,7 +72,11 @@ class KVCache:
         if self._store is None or self._store.shape[4] < rows:
             batch, num_kv_heads, _, head_dim = like.shape
             capacity = min(-(-rows // _BLOCK) * _BLOCK, max(self.max_length, rows))
-            grown = like.new_empty(self.num_layers, 2, batch, num_kv_heads, capacity, head_dim)
+            grown = torch.empty(
+                (self.num_layers, 2, batch, num_kv_heads, capacity, head_dim),
+                dtype=self.dtype,
+                device=like.device,
+            )
             if self._store is not None:
                 grown[..., : self.length, :] = self._store[..., : self.length, :]
             self._store = grown

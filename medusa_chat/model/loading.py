@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import logging
 import os
 from pathlib import Path
 from typing import Any
@@ -51,6 +52,8 @@ def load_base_model(
     """
     transformers.logging.set_verbosity_error()
     transformers.logging.disable_progress_bar()
+    # It warns at every 8-bit product that it casts its input.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
     try:
         config = AutoConfig.from_pretrained(folder)
         causal_lm = AutoModelForCausalLM.from_pretrained(
