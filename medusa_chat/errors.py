@@ -1,15 +1,15 @@
 """Everything that may go wrong in a way the user can act on.
 
-    MedusaError                 one sentence, shown as it is; exit status 1
-    ├── UsageError              a wrong option or value; exit status 2
-    ├── ModelNotFound           no such name in the registry, no such folder
-    ├── CheckpointError         a checkpoint is missing, damaged or could not be fetched
-    │   └── HeadsMismatch       heads that don't belong to this base model
-    ├── UnsupportedModel        an architecture or device that can't do what is asked
-    ├── OutOfMemory             what was asked for doesn't fit; says what would
-    ├── PromptTooLong           one message alone exceeds the context
-    ├── HistoryError            the conversation database can't be read or written
-    └── EngineCrashed           the engine's process ended without being asked to
+MedusaError                 one sentence, shown as it is; exit status 1
+├── UsageError              a wrong option or value; exit status 2
+├── ModelNotFound           no such name in the registry, no such folder
+├── CheckpointError         a checkpoint is missing, damaged or could not be fetched
+│   └── HeadsMismatch       heads that don't belong to this base model
+├── UnsupportedModel        an architecture or device that can't do what is asked
+├── OutOfMemory             what was asked for doesn't fit; says what would
+├── PromptTooLong           one message alone exceeds the context
+├── HistoryError            the conversation database can't be read or written
+└── EngineCrashed           the engine's process ended without being asked to
 """
 
 from __future__ import annotations

@@ -89,7 +89,9 @@ class BaseModel:
         if extra:
             ids = F.pad(ids, (0, extra), value=0)
             positions = torch.cat([positions, positions[-1:].expand(extra)])
-            visible = torch.block_diag(visible, torch.eye(extra, dtype=torch.bool)).bool()
+            alone = torch.eye(num_rows + extra, dtype=torch.bool)
+            alone[:num_rows, :num_rows] = visible
+            visible = alone
         output = self.causal_lm.get_decoder()(
             input_ids=ids,
             position_ids=positions.expand(ids.shape[0], -1),
