@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from itertools import islice
 
 from medusa_chat.decoding.generate import Context, generate
-from medusa_chat.decoding.tree import Tree
+from medusa_chat.decoding.tree import PathProbability, Tree, expected_tokens
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import SamplingOptions
@@ -14,6 +14,24 @@ from medusa_chat.records import SamplingOptions
 TREE_SIZES = (1, 4, 8, 16, 32, 64)
 _PROMPT_LENGTH = 64
 _NUM_TIMED = 3
+
+
+def measure_sizes(
+    measure: Callable[[Tree], float], tree_of: Callable[[int], Tree], path_probability: PathProbability
+) -> dict[int, float]:
+    """Tree size -> seconds of a step, from 1 (plain decoding) up to the first size that pays less than one
+    before it by a tenth: larger ones pay less still, and a laptop takes long to find that out.
+    """
+    step_seconds: dict[int, float] = {}
+    best = 0.0
+    for size in TREE_SIZES if path_probability else TREE_SIZES[:1]:
+        tree = tree_of(size)
+        step_seconds[size] = measure(tree)
+        rate = expected_tokens(tree, path_probability) / step_seconds[size]
+        if rate < 0.9 * best and size > TREE_SIZES[1]:
+            break
+        best = max(best, rate)
+    return step_seconds
 
 
 def measure_step(base: BaseModel, heads: MedusaHeads | None, tree: Tree) -> float:

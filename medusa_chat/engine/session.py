@@ -10,13 +10,14 @@ import torch
 
 from medusa_chat.decoding.generate import Context, Step, generate
 from medusa_chat.decoding.tree import Tree, best_tree, expected_tokens, published_paths
-from medusa_chat.decoding.tuning import TREE_SIZES, choose_tree_size, measure_step
+from medusa_chat.decoding.tuning import choose_tree_size, measure_sizes, measure_step
 from medusa_chat.engine.opening import OnProgress, OpenModel, open_heads, open_model
 from medusa_chat.engine.prompt import Prompter
 from medusa_chat.engine.text import Detokenizer, StopScanner
+from medusa_chat.errors import OutOfMemory
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
-from medusa_chat.model.loading import device_name
+from medusa_chat.model.loading import device_name, is_out_of_memory
 from medusa_chat.records import (
     Chunk,
     EngineInfo,
@@ -52,9 +53,12 @@ class Session:
             {} if heads is None else heads.calibration or published_paths(heads.num_heads)
         )
         self._tree = cache(self._best_tree)
-        sizes = TREE_SIZES if heads is not None else TREE_SIZES[:1]
-        self._step_seconds = {size: measure_step(base, heads, self._tree(size)) for size in sizes}
-        expected = {size: expected_tokens(self._tree(size), self._path_probability) for size in sizes}
+        self._step_seconds = measure_sizes(
+            lambda tree: measure_step(base, heads, tree), self._tree, self._path_probability
+        )
+        expected = {
+            size: expected_tokens(self._tree(size), self._path_probability) for size in self._step_seconds
+        }
         self._tree_size = choose_tree_size(self._step_seconds, expected)
 
     @property
@@ -85,7 +89,7 @@ class Session:
         num_cached = self._context.reuse(prompt.ids)
         yield ReplyStarted(len(prompt.ids), num_cached, prompt.num_dropped)
         detokenizer, scanner = Detokenizer(self._tokenizer), StopScanner(self.options.stop)
-        for step in self._steps(prompt.ids):
+        for step in self._steps_in_memory(prompt.ids):
             text = scanner.feed(detokenizer.feed(step.ids))
             reason: FinishReason | None = "stop" if scanner.stopped else step.finish_reason
             if reason is None and self.cancelled:
@@ -102,6 +106,19 @@ class Session:
         del self._base, self._context
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
+
+    def _steps_in_memory(self, prompt_ids: Sequence[int]) -> Iterator[Step]:
+        try:
+            yield from self._steps(prompt_ids)
+        except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
+            if not is_out_of_memory(error):
+                raise
+            num_tokens = len(self._context.ids)
+            self._context = Context(self._base.new_cache())  # its memory is what there is to free
+            raise OutOfMemory(
+                f"Memory ran out at {num_tokens:,} tokens of context; what was said is kept. Start a new "
+                "conversation, choose a smaller tree, or load the model with a smaller --quant."
+            ) from error
 
     def _steps(self, prompt_ids: Sequence[int]) -> Iterator[Step]:
         generator = torch.Generator(self._base.device)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import json
 import logging
 import os
 from pathlib import Path
 from typing import Any
 
+import psutil
 import safetensors
 import torch
 import transformers
@@ -64,9 +64,9 @@ def load_base_model(
             attn_implementation=GROUPED_ATTENTION if config.model_type in LLAMA_FAMILY else "eager",
             quantization_config=_quantization_config(quantization, dtype),
         )
-    except torch.cuda.OutOfMemoryError:
-        raise OutOfMemory(_what_would_fit(folder, quantization, device)) from None
-    except (OSError, safetensors.SafetensorError, json.JSONDecodeError, RuntimeError) as error:
+    except (OSError, safetensors.SafetensorError, RuntimeError, MemoryError) as error:
+        if is_out_of_memory(error):
+            raise OutOfMemory(_what_would_fit(folder, quantization, device)) from error
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"The model in {folder} can't be loaded: {reason}") from error
     except (KeyError, ValueError) as error:
@@ -117,16 +117,24 @@ def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> Any:
     return None
 
 
+def is_out_of_memory(error: BaseException) -> bool:
+    """Whether this is how torch says that memory ran out: its own class on a GPU, words on a CPU."""
+    return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
+
+
 def _what_would_fit(folder: Path, quantization: Quantization, device: torch.device) -> str:
     on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
     num_weights = on_disk / 2  # checkpoints are stored in 16 bits
-    free, _ = torch.cuda.mem_get_info(device)
+    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
     fitting = [q for q, size in _BYTES_PER_WEIGHT.items() if size * num_weights * 1.1 < free]
     smaller = [q for q in fitting if _BYTES_PER_WEIGHT[q] < _BYTES_PER_WEIGHT[quantization]]
     need = _BYTES_PER_WEIGHT[quantization] * num_weights / 2**30
-    advice = f"Try --quant {smaller[-1]}." if smaller else "Free some memory, or use --device cpu."
+    if smaller:
+        advice = f"Try --quant {smaller[-1]}."
+    else:
+        advice = "Free some memory" + (", or use --device cpu." if device.type == "cuda" else ".")
     return (
-        f"The model needs about {need:.1f} GB of GPU memory with quantisation {quantization}, "
+        f"The model needs about {need:.1f} GB of memory with quantisation {quantization}, "
         f"and {free / 2**30:.1f} GB are free. {advice}"
     )
 
