@@ -1,4 +1,4 @@
-"""What the steps of a reply add up to: the figures that `say --json` reports."""
+"""What the steps of a reply add up to: the figures of `say --json`, of `bench` and of the chat's panel."""
 
 from __future__ import annotations
 

@@ -30,7 +30,7 @@ from medusa_chat.app.messages import (
     ReplyEnded,
     ReplyGrew,
 )
-from medusa_chat.app.meter import ReplyMeter
+from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.app.panel import Panel
 from medusa_chat.app.prompt import Prompt
 from medusa_chat.app.strip import StatusStrip
@@ -99,7 +99,8 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self._options: SamplingOptions = settings.sampling
         self._conversation = Conversation(settings.system)
         self._answer: Answer | None = None
-        self._meter = ReplyMeter()
+        self._plain = PlainReference()
+        self._meter = ReplyMeter(self._plain)
         self._is_new_wanted = False
         self.chat = ChatView()
         self.load_bar = LoadBar()
@@ -196,7 +197,8 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self._info = event.info
         self._load_crashes = 0
         self._working_request = event.request
-        self._meter = ReplyMeter(event.info.step_seconds.get(1))
+        self._plain = PlainReference(event.info.step_seconds.get(1))
+        self._meter = ReplyMeter(self._plain)
         self.load_bar.display = False
         self.panel.show_model(event.request, event.info)
         self._show_figures()
@@ -249,7 +251,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     async def _begin_answer(self, text: str) -> None:
         self._conversation.add("user", text)
-        self._meter = ReplyMeter(self._info.step_seconds.get(1) if self._info else None)
+        self._meter = ReplyMeter(self._plain)
         caption = "…" if self._phase == "ready" else "waiting for the model …"
         answer = self._answer = Answer(AssistantTurn(caption=caption), self._meter)
         await self.chat.show(UserTurn(text), answer.widget)
@@ -266,7 +268,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         if self._phase == "ready" and answer is not None and answer.is_saved and not answer.is_asked:
             answer.is_asked = True
             # Loading may have ended since the question was put.
-            self._meter = answer.meter = ReplyMeter(self._info.step_seconds.get(1) if self._info else None)
+            self._meter = answer.meter = ReplyMeter(self._plain)
             self._link.ask(self._conversation.messages(), self._options)
 
     @on(ReplyBegan)
@@ -412,7 +414,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self._is_new_wanted = False
         self._answer = None
         self._conversation = Conversation(self._conversation.system)
-        self._meter = ReplyMeter(self._info.step_seconds.get(1) if self._info else None)
+        self._meter = ReplyMeter(self._plain)
         self._show_figures()
         await self.chat.greet(self._greeting)
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medusa_chat.app.meter import ReplyMeter
+from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.records import Quantization, SamplingOptions
 
 UNKNOWN = "–"
@@ -15,6 +15,14 @@ def number(value: float | None, digits: int = 1) -> str:
 
 def speedup(meter: ReplyMeter) -> str:
     return UNKNOWN if meter.speedup is None else f"×{meter.speedup:.2f}"
+
+
+def plain_speed(plain: PlainReference) -> str:
+    """Tokens per second of plain decoding, and where they were timed."""
+    if plain.seconds is None:
+        return UNKNOWN
+    where = "at load" if plain.origin == "load" else "in session"
+    return f"{number(1 / plain.seconds)} timed {where}"
 
 
 def memory(num_bytes: int) -> str:
@@ -37,10 +45,10 @@ def quantization(kind: Quantization) -> str:
 def caption(meter: ReplyMeter) -> str:
     """One reply in a line: tokens · tokens/s · tokens per step · speed-up."""
     parts = [f"{meter.reply_tokens} tokens"]
-    if meter.tokens_per_second is not None:
-        parts.append(f"{number(meter.tokens_per_second)} tokens/s")
+    if meter.figures.tokens_per_second is not None:
+        parts.append(f"{number(meter.figures.tokens_per_second)} tokens/s")
     if meter.drafted:
-        parts.append(f"{number(meter.tokens_per_step, 2)} per step")
+        parts.append(f"{number(meter.figures.tokens_per_step, 2)} per step")
     if meter.speedup is not None:
         parts.append(speedup(meter))
     return " · ".join(parts)

@@ -1,22 +1,48 @@
-"""The figures of a reply, from its steps."""
+"""The figures of a reply as the panel shows them, and what its speed-up is measured against."""
 
 from __future__ import annotations
 
-from collections import Counter, deque
+import statistics
+from collections import deque
+from typing import Literal
 
 from medusa_chat.records import StepStats
+from medusa_chat.statistics import ReplyStatistics
 
 _RECENT_STEPS = 64
+_STEPS_TO_TRUST = 16
+_STEPS_REMEMBERED = 256
+
+
+class PlainReference:
+    """Seconds of one plain step of the model that is loaded; None while unknown.
+
+    A few steps are timed at load, perhaps on a busy machine: steps of this session that were decoded
+    plainly, when there are enough of them, say better what drafting is up against.
+    """
+
+    def __init__(self, seconds_at_load: float | None = None) -> None:
+        self._seconds_at_load = seconds_at_load
+        self._observed: deque[float] = deque(maxlen=_STEPS_REMEMBERED)
+
+    def add(self, step: StepStats) -> None:
+        if step.num_nodes == 1:
+            self._observed.append(step.seconds)
+
+    @property
+    def origin(self) -> Literal["load", "session"]:
+        return "session" if len(self._observed) >= _STEPS_TO_TRUST else "load"
+
+    @property
+    def seconds(self) -> float | None:
+        return statistics.median(self._observed) if self.origin == "session" else self._seconds_at_load
 
 
 class ReplyMeter:
-    """Adds up steps. plain_seconds: measured time of one plain step on this machine, if known.
+    """Takes in steps. The speed is that since the last restart; reply_tokens is of the whole reply."""
 
-    The prefill (num_nodes 0) counts for the context only: it is the same with and without drafting.
-    """
-
-    def __init__(self, plain_seconds: float | None = None) -> None:
-        self._plain_seconds = plain_seconds
+    def __init__(self, plain: PlainReference | None = None) -> None:
+        self.plain = plain or PlainReference()
         self.context_tokens = 0
         self.num_nodes = 0
         self.reply_tokens = 0
@@ -24,33 +50,20 @@ class ReplyMeter:
 
     def restart(self) -> None:
         """Forgets the speed so far, when what it was measured with (drafting, the rule) has changed."""
-        self.num_tokens = 0
-        self.num_steps = 0
+        self.figures = ReplyStatistics()
         self.drafted = False
-        self.seconds = 0.0
-        self.histogram: Counter[int] = Counter()
         self.recent: deque[int] = deque(maxlen=_RECENT_STEPS)
 
     def add(self, step: StepStats) -> None:
         self.context_tokens = step.context_tokens
         self.reply_tokens += step.num_tokens
+        self.figures.add(step)
+        self.plain.add(step)
         if step.num_nodes == 0:
             return
         self.num_nodes = step.num_nodes
         self.drafted = self.drafted or step.num_nodes > 1
-        self.num_steps += 1
-        self.num_tokens += step.num_tokens
-        self.seconds += step.seconds
-        self.histogram[step.num_tokens] += 1
         self.recent.append(step.num_tokens)
-
-    @property
-    def tokens_per_second(self) -> float | None:
-        return self.num_tokens / self.seconds if self.seconds > 0 else None
-
-    @property
-    def tokens_per_step(self) -> float | None:
-        return self.num_tokens / self.num_steps if self.num_steps else None
 
     @property
     def tokens_now(self) -> float | None:
@@ -60,7 +73,5 @@ class ReplyMeter:
 
     @property
     def speedup(self) -> float | None:
-        """Tokens per second over what plain decoding makes here; None until both are known."""
-        if self._plain_seconds is None or self.tokens_per_second is None or not self.drafted:
-            return None
-        return self.tokens_per_second * self._plain_seconds
+        """Against plain decoding; None until both speeds are known, and for a reply decoded plainly."""
+        return self.figures.speedup(self.plain.seconds) if self.drafted else None

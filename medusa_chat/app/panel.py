@@ -56,7 +56,8 @@ def speed_lines(meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | 
     return [
         _title("Speed"),
         _row("Speed-up", _gain(meter, options), "bold $primary"),
-        _row("Tokens/s", figures.number(meter.tokens_per_second), "bold"),
+        _row("Tokens/s", figures.number(meter.figures.tokens_per_second), "bold"),
+        _row("Plain", figures.plain_speed(meter.plain), "$foreground 70%"),
         _row("Tree size", str(meter.num_nodes or (info.tree_size if info else figures.UNKNOWN))),
         _row("Context", used),
     ]
@@ -65,7 +66,7 @@ def speed_lines(meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | 
 def _gain(meter: ReplyMeter, options: SamplingOptions) -> str:
     if not options.drafting:
         return "drafting off"
-    if meter.num_steps and not meter.drafted:
+    if meter.figures.steps and not meter.drafted:
         return "plain decoding"  # the engine found that drafting doesn't pay
     return figures.speedup(meter)
 
@@ -73,13 +74,14 @@ def _gain(meter: ReplyMeter, options: SamplingOptions) -> str:
 def length_lines(meter: ReplyMeter, num_heads: int) -> list[Content]:
     """A histogram over tokens emitted per step (its last row takes all longer ones), and the steps."""
     longest = min(num_heads + 1, _MOST_HISTOGRAM_ROWS)
-    counts = [meter.histogram[length] for length in range(1, longest)]
-    counts.append(sum(count for length, count in meter.histogram.items() if length >= longest))
-    total = max(meter.num_steps, 1)
+    histogram = meter.figures.accepted_histogram
+    counts = [histogram.get(length, 0) for length in range(1, longest)]
+    counts.append(sum(count for length, count in histogram.items() if length >= longest))
+    total = max(meter.figures.steps, 1)
     return [
         _title("Tokens per step"),
         _row("Now", figures.number(meter.tokens_now, 2)),
-        _row("Average", figures.number(meter.tokens_per_step, 2), "bold"),
+        _row("Average", figures.number(meter.figures.tokens_per_step, 2), "bold"),
         *(_histogram_row(length, count / total) for length, count in enumerate(counts, start=1)),
         Content.assemble((sparkline(tuple(meter.recent), longest, WIDTH), "$primary 70%")),
     ]

@@ -18,8 +18,8 @@ class StatusStrip(Static):
 
     def show(self, meter: ReplyMeter, options: SamplingOptions) -> None:
         parts = [
-            f"{figures.number(meter.tokens_per_second)} tok/s",
-            f"{figures.number(meter.tokens_per_step, 2)} tok/step",
+            f"{figures.number(meter.figures.tokens_per_second)} tok/s",
+            f"{figures.number(meter.figures.tokens_per_step, 2)} tok/step",
             f"{figures.speedup(meter)} speed-up",
             f"T {options.temperature:.2g}",
             f"drafting {'on' if options.drafting else 'off'}",

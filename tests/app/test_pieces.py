@@ -4,39 +4,49 @@ from __future__ import annotations
 
 import pytest
 
-from medusa_chat.app import dials
+from medusa_chat.app import dials, figures
 from medusa_chat.app.bars import horizontal_bar, sparkline
 from medusa_chat.app.conversation import Conversation
-from medusa_chat.app.meter import ReplyMeter
+from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.records import Message, SamplingOptions, StepStats
 
 
 def test_meter_adds_up_steps_and_leaves_out_the_prefill() -> None:
-    meter = ReplyMeter(plain_seconds=0.02)
+    meter = ReplyMeter(PlainReference(0.02))
     meter.add(StepStats(num_nodes=0, num_tokens=1, seconds=5.0, context_tokens=11))
-    assert (meter.tokens_per_second, meter.speedup, meter.context_tokens) == (None, None, 11)
+    assert (meter.figures.tokens_per_second, meter.speedup, meter.context_tokens) == (None, None, 11)
     for num_tokens in (3, 1, 2):
         meter.add(StepStats(16, num_tokens, 0.025, 20))
-    assert meter.tokens_per_second == pytest.approx(6 / 0.075)
-    assert meter.tokens_per_step == pytest.approx(2.0)
+    assert meter.figures.tokens_per_second == pytest.approx(6 / 0.075)
     assert meter.speedup == pytest.approx(6 / 0.075 * 0.02)  # 1.6 times as fast as one token in 20 ms
-    assert (meter.num_nodes, meter.reply_tokens) == (16, 7)
-    assert meter.histogram == {1: 1, 2: 1, 3: 1}
+    assert (meter.num_nodes, meter.reply_tokens, meter.tokens_now) == (16, 7, 2.0)
 
 
 def test_meter_knows_no_speedup_without_a_reference_or_without_drafts() -> None:
-    unmeasured, plain = ReplyMeter(), ReplyMeter(plain_seconds=0.02)
+    unmeasured, plain = ReplyMeter(), ReplyMeter(PlainReference(0.02))
     unmeasured.add(StepStats(16, 2, 0.025, 10))
     plain.add(StepStats(1, 1, 0.02, 10))
     assert unmeasured.speedup is plain.speedup is None
-    assert plain.tokens_per_second == pytest.approx(50)
+    assert plain.figures.tokens_per_second == pytest.approx(50)
 
 
 def test_meter_restarted_keeps_the_length_of_the_reply() -> None:
-    meter = ReplyMeter(plain_seconds=0.02)
+    meter = ReplyMeter(PlainReference(0.02))
     meter.add(StepStats(16, 4, 0.025, 14))
     meter.restart()
-    assert (meter.tokens_per_step, meter.speedup, meter.reply_tokens) == (None, None, 4)
+    assert (meter.figures.tokens_per_step, meter.speedup, meter.reply_tokens) == (None, None, 4)
+
+
+def test_plain_steps_of_the_session_replace_the_reference_once_there_are_enough() -> None:
+    plain = PlainReference(0.030)
+    meter = ReplyMeter(plain)
+    for _ in range(15):
+        meter.add(StepStats(1, 1, 0.020, 10))
+        meter.add(StepStats(16, 2, 0.025, 10))
+    assert (plain.seconds, figures.plain_speed(plain)) == (0.030, "33.3 timed at load")
+    ReplyMeter(plain).add(StepStats(1, 1, 5.0, 10))  # of another reply, and held up: the median bears it
+    assert (plain.seconds, figures.plain_speed(plain)) == (0.020, "50.0 timed in session")
+    assert figures.plain_speed(PlainReference()) == "–"
 
 
 @pytest.mark.parametrize(
