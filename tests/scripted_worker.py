@@ -129,6 +129,8 @@ class ScriptedSession:
                 _crash()
             case "silent-crash":
                 _crash()
+            case "bug":
+                raise RuntimeError("the shapes don't match\nCompile with -g to see more.")
             case "hostile":
                 yield from _pieces(HOSTILE)
             case "roles":

@@ -28,7 +28,8 @@ from medusa_chat.records import (
     SamplingOptions,
 )
 
-WORKER_COMMAND = (sys.executable, "-m", "medusa_chat.engine.worker")
+# -P: a file in the user's current folder must not pass for a module of the library.
+WORKER_COMMAND = (sys.executable, "-P", "-m", "medusa_chat.engine.worker")
 _MAX_LINE_BYTES = 16 * 2**20
 _SECONDS_TO_END = 3.0
 

@@ -10,6 +10,7 @@ import os
 import queue
 import sys
 import threading
+import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, Protocol
 
@@ -52,6 +53,11 @@ class Worker:
         self._events = events
         self._queue: queue.SimpleQueue[wire.Load | wire.Reply | None] = queue.SimpleQueue()
         self._session: ServableSession | None = None
+        # Options and cancel belong to the reading thread, which hands them to the session at once; the
+        # other one hands them to a session it has just opened.
+        self._handing = threading.Lock()
+        self._options = SamplingOptions()
+        self._cancelled = False
 
     def run(self) -> None:
         """Serves until standard input ends."""
@@ -61,8 +67,8 @@ class Worker:
                 match request:
                     case wire.Load(load):
                         self._load(load)
-                    case wire.Reply(messages, options):
-                        self._reply(messages, options)
+                    case wire.Reply(messages):
+                        self._reply(messages)
             except MedusaError as error:
                 self._send(wire.Failed(type(error).__name__, str(error)))
 
@@ -71,33 +77,43 @@ class Worker:
             request = wire.decode_request(line)
             match request:
                 case wire.SetOptions(options):
-                    if self._session is not None:
-                        self._session.options = options
+                    self._control(options=options)
                 case wire.Cancel():
-                    self._set_cancelled(True)
-                case _:
-                    # Lowered here, not when the reply starts: a cancel may be read before that.
-                    self._set_cancelled(False)
+                    self._control(cancelled=True)
+                case wire.Reply(_, options):
+                    # Here, not when the reply starts: what is read next may be a change or a cancel of it.
+                    self._control(options=options, cancelled=False)
+                    self._queue.put(request)
+                case wire.Load():
                     self._queue.put(request)
         # The parent is gone or wants the end: a reply under way must not outlive it.
         self._queue.put(None)
-        self._set_cancelled(True)
+        self._control(cancelled=True)
 
-    def _set_cancelled(self, cancelled: bool) -> None:
+    def _control(self, options: SamplingOptions | None = None, cancelled: bool | None = None) -> None:
+        with self._handing:
+            self._options = self._options if options is None else options
+            self._cancelled = self._cancelled if cancelled is None else cancelled
+            self._hand_over()
+
+    def _hand_over(self) -> None:
         if self._session is not None:
-            self._session.cancelled = cancelled
+            self._session.options = self._options
+            self._session.cancelled = self._cancelled
 
     def _load(self, request: LoadRequest) -> None:
         if self._session is not None:
             self._session.close()
             self._session = None
-        self._session = self._open_session(request, lambda progress: self._send(wire.Progressed(progress)))
-        self._send(wire.Loaded(self._session.info))
+        session = self._open_session(request, lambda progress: self._send(wire.Progressed(progress)))
+        with self._handing:
+            self._session = session
+            self._hand_over()
+        self._send(wire.Loaded(session.info))
 
-    def _reply(self, messages: Sequence[Message], options: SamplingOptions) -> None:
+    def _reply(self, messages: Sequence[Message]) -> None:
         if self._session is None:
             raise MedusaError("No model is loaded.")
-        self._session.options = options
         for item in self._session.reply(messages):
             self._send(wire.Started(item) if isinstance(item, ReplyStarted) else wire.Chunked(item))
         self._send(wire.Finished())
@@ -112,7 +128,18 @@ def serve(open_session: Opener) -> None:
     # Libraries print to standard output; the events go over a copy of it that only we hold.
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
-    Worker(open_session, sys.stdin.buffer, events).run()
+    try:
+        Worker(open_session, sys.stdin.buffer, events).run()
+    except Exception as error:
+        # The parent tells the last line: a traceback's own may be advice to developers.
+        traceback.print_exc()
+        print(_last_words(error), file=sys.stderr, flush=True)
+        os._exit(1)  # the reading thread holds standard input, and an orderly end would abort over it
+
+
+def _last_words(error: Exception) -> str:
+    first_line = next((line.strip() for line in str(error).splitlines() if line.strip()), "")
+    return f"{type(error).__name__}: {first_line}" if first_line else type(error).__name__
 
 
 def main() -> None:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from medusa_chat.engine.process import EngineProcess
-from medusa_chat.errors import EngineCrashed, OutOfMemory, PromptTooLong
+from medusa_chat.errors import EngineCrashed, ModelNotFound, OutOfMemory, PromptTooLong
 from medusa_chat.records import (
     Chunk,
     EngineInfo,
@@ -108,6 +108,28 @@ async def test_crash_gives_its_reason_and_the_next_load_starts_afresh(engine: En
         "The engine ended with status 3. Its last words: scripted: the device fell off the bus"
     )
     assert isinstance((await _load(engine))[-1], EngineInfo)
+
+
+async def test_unforeseen_error_ends_the_engine_with_its_first_line(engine: EngineProcess) -> None:
+    await _load(engine)
+    with pytest.raises(EngineCrashed) as caught:
+        await _collect(engine, "bug", [])
+    assert str(caught.value) == (
+        "The engine ended with status 1. Its last words: RuntimeError: the shapes don't match"
+    )
+
+
+async def test_file_named_like_a_module_of_the_library_is_not_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "json.py").write_text("raise SystemExit('not the real json')")
+    monkeypatch.chdir(tmp_path)
+    process = EngineProcess()
+    try:
+        with pytest.raises(ModelNotFound):
+            [item async for item in process.load(LoadRequest("no-such-model"))]
+    finally:
+        await process.close()
 
 
 async def test_killed_engine_says_so(engine: EngineProcess) -> None:
