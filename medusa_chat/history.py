@@ -182,17 +182,27 @@ class History:
             SearchHit(ConversationRecord(*rest), id, role, excerpt) for id, role, excerpt, *rest in rows
         )
 
+    def check_writable(self) -> None:
+        """Raises HistoryError if nothing could be saved now."""
+        with self._writing():
+            pass
+
     def close(self) -> None:
         """Closes the database; a later call opens it again."""
         with self._lock, self._explaining():
-            if self._connection is not None:
-                self._connection.close()
-            self._connection = None
+            self._forget_connection()
 
     @contextlib.contextmanager
     def _reading(self) -> Iterator[sqlite3.Connection]:
-        with self._lock, self._explaining():
-            yield self._open()
+        with self._lock, self._explaining(), contextlib.ExitStack() as stack:
+            try:
+                db = self._open()
+            except sqlite3.OperationalError as error:
+                if not _is_unwritable(error) or not self._path.exists():
+                    raise
+                # Not kept: the next use finds out whether it can be written by then.
+                db = stack.enter_context(contextlib.closing(_open_to_read(self._path)))
+            yield db
 
     @contextlib.contextmanager
     def _writing(self) -> Iterator[sqlite3.Connection]:
@@ -204,7 +214,14 @@ class History:
         try:
             yield
         except (sqlite3.Error, OSError) as error:
+            if isinstance(error, sqlite3.Error) and _is_unwritable(error):
+                self._forget_connection()  # one opened anew finds out when that is over
             raise HistoryError(_sentence(self._path, error)) from error
+
+    def _forget_connection(self) -> None:
+        connection, self._connection = self._connection, None
+        if connection is not None:
+            connection.close()
 
     def _open(self) -> sqlite3.Connection:
         if self._connection is None:
@@ -225,6 +242,20 @@ class History:
 _CONVERSATION = "c.id, c.title, c.model, c.system, c.created_at, c.updated_at"
 
 
+def _open_to_read(path: Path) -> sqlite3.Connection:
+    """A database whose folder can't be written."""
+    # SQLite makes files beside one in WAL mode even to read it, unless told that nobody writes it. A log
+    # that was left behind holds messages, though, and can be read where its index was left, too.
+    how = "mode=ro" if path.with_name(f"{path.name}-wal").exists() else "immutable=1"
+    db = sqlite3.connect(f"{path.absolute().as_uri()}?{how}", uri=True, check_same_thread=False)
+    try:
+        _refuse_newer(db, path)
+    except BaseException:
+        db.close()
+        raise
+    return db
+
+
 def _prepare(db: sqlite3.Connection, path: Path) -> None:
     _use_wal(db)
     db.execute("PRAGMA synchronous = NORMAL")
@@ -236,6 +267,10 @@ def _prepare(db: sqlite3.Connection, path: Path) -> None:
                 for statement in migration:
                     db.execute(statement)
             db.execute(f"PRAGMA user_version = {len(MIGRATIONS)}")
+    _refuse_newer(db, path)
+
+
+def _refuse_newer(db: sqlite3.Connection, path: Path) -> None:
     if _version(db) > len(MIGRATIONS):
         raise HistoryError(
             f"The conversation database {path} was written by a newer medusa-chat. Update this one."
@@ -250,7 +285,7 @@ def _use_wal(db: sqlite3.Connection) -> None:
             db.execute("PRAGMA journal_mode = WAL")
             return
         except sqlite3.OperationalError as error:
-            if error.sqlite_errorcode & 0xFF != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
+            if _code(error) != sqlite3.SQLITE_BUSY or time.monotonic() > deadline:
                 raise
             time.sleep(0.02)
 
@@ -276,15 +311,24 @@ def _title(content: str) -> str:
     return line if len(line) <= _TITLE_LENGTH else line[: _TITLE_LENGTH - 1].rstrip() + "…"
 
 
+def _code(error: sqlite3.Error) -> int:
+    """SQLite's primary result code."""
+    return getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF
+
+
+def _is_unwritable(error: sqlite3.Error) -> bool:
+    return _code(error) in (sqlite3.SQLITE_READONLY, sqlite3.SQLITE_CANTOPEN, sqlite3.SQLITE_PERM)
+
+
 def _sentence(path: Path, error: sqlite3.Error | OSError) -> str:
     """What is wrong with the database and what to do about it."""
     database = f"The conversation database {path}"
     if isinstance(error, OSError):
         reason = error.strerror or str(error)
         return f"{database} can't be opened ({reason}). Set MEDUSA_CHAT_HOME to a folder that can be written."
-    match getattr(error, "sqlite_errorcode", sqlite3.SQLITE_ERROR) & 0xFF:
-        case sqlite3.SQLITE_READONLY | sqlite3.SQLITE_CANTOPEN | sqlite3.SQLITE_PERM:
-            return f"{database} can't be written. Make its folder writable, or set MEDUSA_CHAT_HOME."
+    if _is_unwritable(error):
+        return f"{database} can't be written. Make its folder writable, or set MEDUSA_CHAT_HOME."
+    match _code(error):
         case sqlite3.SQLITE_NOTADB | sqlite3.SQLITE_CORRUPT:
             return f"{database} is damaged. Move it away, and a fresh one is made."
         case sqlite3.SQLITE_FULL:

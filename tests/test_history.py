@@ -109,7 +109,6 @@ def test_database_that_cannot_be_written(path: Path) -> None:
     store._connection.execute("PRAGMA query_only = ON")
     with pytest.raises(HistoryError, match="can't be written"):
         store.add(conversation, "user", "hello")
-    store._connection.execute("PRAGMA query_only = OFF")
     store.add(conversation, "user", "hello")
     assert len(store.messages(conversation)) == 1
 
@@ -121,6 +120,23 @@ def test_read_only_folder(path: Path) -> None:
         pytest.skip("this user may write anywhere")
     with pytest.raises(HistoryError, match="can't be"):
         History(path).create("m")
+
+
+def test_database_in_a_read_only_folder_can_be_read_and_later_written(path: Path) -> None:
+    store = History(path)
+    conversation = store.create("m")
+    store.add(conversation, "user", "hello")
+    store.close()
+    log_index = path.with_name("history.db-shm")
+    log_index.mkdir()  # SQLite can't make the files of a write-ahead log, as in a read-only folder
+    assert [record.id for record in store.list()] == [conversation]
+    assert [message.content for message in store.messages(conversation)] == ["hello"]
+    with pytest.raises(HistoryError, match="can't be written"):
+        store.check_writable()
+    log_index.rmdir()
+    store.check_writable()
+    store.add(conversation, "user", "again")
+    assert len(store.messages(conversation)) == 2
 
 
 def test_processes_that_start_at_once_share_a_new_database(path: Path) -> None:

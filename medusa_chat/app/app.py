@@ -348,13 +348,16 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         try:
             await self._recorder.save(self._conversation, self._request.model)
         except HistoryError as error:
-            if not self._saving_fails:
-                self._saving_fails = True
-                await self._say(f"This conversation is not being saved. {error}", is_error=True)
+            await self._tell_saving_fails(error)
         else:
             if self._saving_fails and self._conversation.turns:
                 self._saving_fails = False
                 await self._say("The conversation is saved again.")
+
+    async def _tell_saving_fails(self, error: HistoryError) -> None:
+        if not self._saving_fails:
+            self._saving_fails = True
+            await self._say(f"This conversation is not being saved. {error}", is_error=True)
 
     async def _continue_latest(self) -> None:
         try:
@@ -367,6 +370,14 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         elif not self._conversation.turns:  # else the user was faster
             self._conversation = conversation
             await self.chat.show_turns(conversation.turns)
+            await self._warn_if_read_only()
+
+    async def _warn_if_read_only(self) -> None:
+        """At once, not when the first message has been written."""
+        try:
+            await asyncio.to_thread(self._history.check_writable)
+        except HistoryError as error:
+            await self._tell_saving_fails(error)
 
     # Keys
 

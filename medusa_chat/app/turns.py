@@ -22,8 +22,8 @@ class UserTurn(Static):
 class Notice(Static):
     """One sentence of the program. is_error: something went wrong."""
 
-    def __init__(self, text: str, *, is_error: bool = False) -> None:
-        super().__init__(Content(printable(text)), markup=False, classes="-error" if is_error else "")
+    def __init__(self, text: str, *, is_error: bool = False, id: str | None = None) -> None:
+        super().__init__(Content(printable(text)), markup=False, id=id, classes="-error" if is_error else "")
 
 
 class AssistantTurn(Vertical):

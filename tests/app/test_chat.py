@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from textual import events
 
+from medusa_chat.app import chat_view
 from medusa_chat.history import History
 from medusa_chat.records import LoadRequest
 from medusa_chat.settings import Settings
@@ -229,6 +230,27 @@ async def test_continue_with_a_long_conversation_shows_its_end_and_sends_it_all(
         assert chat.replies[-1].startswith("roles: user=question 0, assistant=answer 0, user=question 1")
 
 
+async def test_long_chat_keeps_its_end_on_the_screen_and_all_of_it_in_mind(
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(chat_view, "_MOST_TURNS", 4)
+    async with open_chat() as chat:
+        for number in range(4):
+            await chat.send(f"{number} empty")
+            await chat.answered()
+        await chat.send("roles")
+        await chat.answered()
+        assert chat.questions == ["3 empty", "roles"]
+        assert chat.notices == ["6 earlier messages are part of the conversation but not shown."]
+        assert chat.view.turns.children[0].id == "hidden"
+        assert chat.replies[-1].startswith("roles: user=0 empty\n\n1 empty")
+        assert _stored(chat.history)[0] == ("user", "0 empty", False)
+        await chat.press("ctrl+n")
+        await chat.send("roles")
+        await chat.answered()
+        assert chat.notices == []
+
+
 async def test_continue_without_history_says_so(open_chat: OpenChat) -> None:
     async with open_chat(resume=True) as chat:
         await chat.until(lambda: chat.notices == ["There is no conversation to continue yet."])
@@ -247,6 +269,21 @@ async def test_history_that_cannot_be_opened_is_told_once_and_nothing_is_lost(
         assert chat.replies == ["roles: user=roles"]
 
 
+async def test_continue_with_a_history_that_can_only_be_read(open_chat: OpenChat) -> None:
+    history = History()
+    history.add(history.create("m"), "user", "hello")
+    history.close()
+    history._path.with_name("history.db-shm").mkdir()  # to SQLite as good as a read-only folder
+    async with open_chat(resume=True, history=history) as chat:
+        await chat.until(lambda: chat.notices)
+        assert chat.questions == ["hello"]
+        assert chat.notices[0].startswith("This conversation is not being saved.")
+        await chat.send("roles")
+        await chat.answered()
+        assert chat.replies == ["roles: user=hello\n\nroles"]
+        assert len(chat.notices) == 1
+
+
 async def test_saving_that_failed_is_made_up_for(open_chat: OpenChat) -> None:
     history = History()
     async with open_chat(history=history) as chat:
@@ -256,7 +293,6 @@ async def test_saving_that_failed_is_made_up_for(open_chat: OpenChat) -> None:
         await chat.send("roles")
         await chat.answered()
         assert "not being saved" in chat.notices[0]
-        history._connection.execute("PRAGMA query_only = OFF")
         await chat.until(lambda: len(chat.notices) == 2, seconds=3)
         assert [role for role, _, _ in _stored(history)] == ["user", "assistant"]
 
