@@ -1,0 +1,183 @@
+"""The session on the real default model and its shipped heads, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from medusa_chat.bench.speed import OWN_PROMPTS
+from medusa_chat.engine import session as session_module
+from medusa_chat.engine.opening import open_heads, open_model
+from medusa_chat.engine.session import Session
+from medusa_chat.errors import HeadsMismatch, ModelNotFound, OutOfMemory, UnsupportedModel
+from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.prompt_file import read_prompt_file
+from medusa_chat.records import Chunk, DType, LoadRequest, Message, Quantization, ReplyStarted, SamplingOptions
+from medusa_chat.registry import HEADS_DIR
+
+GREEDY = SamplingOptions(temperature=0.0, max_tokens=48)
+QUESTION = [Message("user", "List three fruits and say one thing about each.")]
+OpenSession = Callable[[Quantization, DType], Session]
+
+
+@pytest.fixture(scope="module")
+def open_session(default_model: Path) -> OpenSession:
+    def opened(quantization: Quantization, dtype: DType) -> Session:
+        heads = str(HEADS_DIR / "smollm2-135m")
+        request = LoadRequest(str(default_model), heads, quantization, "cpu", dtype)
+        model = open_model(request, lambda progress: None)
+        return Session(model, open_heads(model, heads))
+
+    return opened
+
+
+@pytest.fixture(scope="module")
+def session(open_session: OpenSession) -> Iterator[Session]:
+    yield open_session("none", "auto")
+
+
+def reply(session: Session, messages: list[Message], options: SamplingOptions) -> list[Chunk]:
+    session.options = options
+    return [item for item in session.reply(messages) if isinstance(item, Chunk)]
+
+
+def ids(chunks: list[Chunk]) -> list[int]:
+    return [token for chunk in chunks for token in chunk.ids]
+
+
+def text(chunks: list[Chunk]) -> str:
+    return "".join(chunk.text for chunk in chunks)
+
+
+def test_what_is_loaded(session: Session) -> None:
+    info = session.info
+    assert (info.num_heads, info.context_length, info.device) == (4, 8192, "cpu")
+    assert info.tree_size in info.step_seconds
+    assert info.step_seconds[1] > 0
+    assert info.memory_bytes > 250e6
+
+
+def test_drafting_changes_no_token_and_saves_steps(session: Session) -> None:
+    plain = reply(session, QUESTION, replace(GREEDY, drafting=False))
+    assert all(len(chunk.ids) == 1 for chunk in plain)
+    for tree_size in (4, 16, 64):
+        drafted = reply(session, QUESTION, replace(GREEDY, tree_size=tree_size))
+        assert ids(drafted) == ids(plain)
+        assert len(drafted) < 0.8 * len(plain)
+        assert {chunk.step.num_nodes for chunk in drafted} == {0, tree_size}
+
+
+def test_a_seed_gives_the_same_reply_with_and_without_drafts(session: Session) -> None:
+    options = SamplingOptions(temperature=0.8, top_p=0.9, seed=5, max_tokens=40)
+    plain = reply(session, QUESTION, replace(options, drafting=False))
+    assert ids(reply(session, QUESTION, options)) == ids(plain)
+    assert ids(reply(session, QUESTION, replace(options, seed=6))) != ids(plain)
+
+
+def test_ends_at_eos_without_showing_it(session: Session) -> None:
+    chunks = reply(session, [Message("user", "What is the capital of France?")], GREEDY)
+    assert chunks[-1].finish_reason == "eos"
+    assert "Paris" in text(chunks)
+    assert "<|" not in text(chunks)
+
+
+def test_stop_strings_end_a_reply(session: Session) -> None:
+    whole = text(reply(session, QUESTION, GREEDY))
+    stop = whole[20:26]
+    chunks = reply(session, QUESTION, replace(GREEDY, stop=(stop,)))
+    assert chunks[-1].finish_reason == "stop"
+    assert text(chunks) == whole[: whole.index(stop)]
+
+
+def test_a_second_turn_reuses_the_first(session: Session) -> None:
+    first = reply(session, QUESTION, GREEDY)
+    messages = [*QUESTION, Message("assistant", text(first)), Message("user", "Which is the sweetest?")]
+    session.options = GREEDY
+    items = list(session.reply(messages))
+    started = items[0]
+    assert isinstance(started, ReplyStarted)
+    assert started.num_cached > started.num_prompt_tokens // 2
+    again = [item for item in items if isinstance(item, Chunk)]
+    reply(session, [Message("user", "Something else")], GREEDY)  # drives the first turn out of the cache
+    assert ids(reply(session, messages, GREEDY)) == ids(again)
+
+
+def test_cancelling_keeps_the_session_usable(session: Session) -> None:
+    session.options = GREEDY
+    reasons = []
+    session.cancelled = False
+    for item in session.reply(QUESTION):
+        if isinstance(item, Chunk):
+            reasons.append(item.finish_reason)
+            session.cancelled = len(reasons) >= 3
+    session.cancelled = False
+    assert reasons[-1] == "cancelled"
+    assert len(reasons) == 4 or len(reasons) == 3
+    unbroken = session.reply(QUESTION)
+    next(unbroken)
+    next(unbroken)
+    unbroken.close()  # as Ctrl+C does
+    assert reply(session, QUESTION, GREEDY)[-1].finish_reason == "length"
+
+
+def test_options_take_effect_at_the_next_step(session: Session) -> None:
+    session.options = replace(GREEDY, tree_size=8)
+    sizes = []
+    for item in session.reply(QUESTION):
+        if isinstance(item, Chunk):
+            sizes.append(item.step.num_nodes)
+            session.options = replace(GREEDY, drafting=len(sizes) < 4, tree_size=8)
+    assert sizes[:4] == [0, 8, 8, 8]
+    assert set(sizes[4:]) == {1}
+
+
+def test_running_out_of_memory_is_a_sentence_and_no_end(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_memory(*_: object, **__: object) -> Iterator[None]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    with monkeypatch.context() as patch:
+        patch.setattr(session_module, "generate", no_memory)
+        with pytest.raises(OutOfMemory, match="Memory ran out at"):
+            reply(session, QUESTION, GREEDY)
+    assert reply(session, QUESTION, GREEDY)
+
+
+def test_what_can_not_be_opened(default_model: Path, tmp_path: Path) -> None:
+    def opened(**request: str) -> None:
+        model = open_model(LoadRequest(**request), lambda progress: None)  # type: ignore[arg-type]
+        open_heads(model, request.get("heads"))
+
+    with pytest.raises(ModelNotFound, match="Did you mean smollm2-135m"):
+        opened(model="smollm-135")
+    if not torch.cuda.is_available():
+        with pytest.raises(UnsupportedModel, match="No CUDA device"):
+            opened(model=str(default_model), device="cuda")
+    MedusaHeads.fresh(2, 1, 64).save(tmp_path)
+    with pytest.raises(HeadsMismatch, match="hidden size of 64, but .* has 576"):
+        opened(model=str(default_model), heads=str(tmp_path))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("quantization", "dtype"), [("none", "float32"), ("none", "bfloat16"), ("4bit", "bfloat16")]
+)
+def test_twenty_prompts_are_answered_alike_at_every_tree_size(
+    open_session: OpenSession, quantization: Quantization, dtype: DType
+) -> None:
+    session = open_session(quantization, dtype)
+    options = SamplingOptions(temperature=0.0, max_tokens=128)
+    different = []
+    for prompt in read_prompt_file(OWN_PROMPTS).prompts[:20]:
+        messages = [Message("user", prompt.text)]
+        plain = ids(reply(session, messages, replace(options, drafting=False)))
+        for tree_size in (4, 16, 64):
+            if ids(reply(session, messages, replace(options, tree_size=tree_size))) != plain:
+                different.append((prompt.text, tree_size))
+    assert not different
