@@ -27,13 +27,14 @@ class PromptFile:
 
 
 def read_prompt_file(file: Path) -> PromptFile:
-    """Reads a .jsonl of objects with `prompt`, `turns` or `conversations` (the first turn is taken) and
-    optionally `category`; any other file holds a prompt a line. Empty lines don't count.
+    """Reads a .jsonl of objects with `prompt`, or a list of `turns` or `conversations` (the first one is
+    taken), and optionally `category`; any other file holds a prompt a line. Empty lines don't count.
 
     Raises UsageError if the file can't be read or holds no prompt at all.
     """
     try:
-        lines = file.read_text(encoding="utf-8").splitlines()
+        # Not splitlines(): it also splits at characters that JSON allows within a string.
+        lines = file.read_text(encoding="utf-8-sig").split("\n")
     except OSError as error:
         raise UsageError(f"{file} can't be read: {error.strerror}.") from None
     except UnicodeDecodeError:
@@ -56,14 +57,23 @@ def read_prompt_file(file: Path) -> PromptFile:
 def _from_json(line: str) -> UserPrompt | None:
     try:
         entry: Any = json.loads(line)
-    except ValueError:
+    except (ValueError, RecursionError):
         return None
     if not isinstance(entry, dict):
         return None
-    first = entry.get("prompt") or next(iter(entry.get("turns") or entry.get("conversations") or ()), None)
+    first = entry.get("prompt") or _first(entry.get("turns")) or _first(entry.get("conversations"))
     if isinstance(first, dict):
         first = first.get("value") or first.get("content")
-    if not isinstance(first, str) or not first.strip():
+    if not isinstance(first, str) or not first.strip() or not _is_unicode(first):
         return None
     category = entry.get("category")
     return UserPrompt(first, category if isinstance(category, str) else None)
+
+
+def _first(turns: Any) -> Any:
+    return turns[0] if isinstance(turns, list) and turns else None
+
+
+def _is_unicode(text: str) -> bool:
+    """False with half a surrogate pair, which JSON can write and no tokenizer can read."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)

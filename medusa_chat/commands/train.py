@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -29,7 +29,8 @@ def train(
     epochs: Annotated[int | None, typer.Option(min=1, help="Times each dialogue is learnt from.")] = None,
     sequence_length: Annotated[int | None, typer.Option(min=64, help="Tokens of a dialogue.")] = None,
     batch_size: Annotated[int | None, typer.Option(min=1, help="Dialogues in a training step.")] = None,
-    seed: Annotated[int | None, typer.Option(min=0, help="For the same heads again.")] = None,
+    learning_rate: Annotated[float | None, typer.Option(min=1e-7, help="Its highest value.")] = None,
+    seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="For the same heads again.")] = None,
     quant: QuantOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
@@ -57,24 +58,25 @@ def train(
 
         request = LoadRequest(settings.model, None, settings.quant, settings.device, settings.dtype)
         loaded = open_model(request, on_progress)
-    given = {
+    given: dict[str, Any] = {
         "num_tokens": tokens,
         "epochs": epochs,
         "sequence_length": sequence_length,
         "batch_size": batch_size,
+        "learning_rate": learning_rate,
         "seed": seed,
     }
     recipe = Recipe(**{name: value for name, value in given.items() if value is not None})
     out = out or paths.data_dir() / "heads" / spec.name
-    with training_progress() as listener:
-        accuracy = train_heads(
-            loaded,
-            recipe,
-            paths.cache_dir() / "training" / spec.name,
-            out,
-            listener,
-            [prompt.text for prompt in prompt_file.prompts] if prompt_file is not None else [],
-        )
+    # The same model quantised otherwise writes other dialogues and needs other heads.
+    work = paths.cache_dir() / "training" / f"{spec.name}-{loaded.quantization}"
+    first_messages = [prompt.text for prompt in prompt_file.prompts] if prompt_file is not None else []
+    try:
+        with training_progress() as listener:
+            accuracy = train_heads(loaded, recipe, work, out, listener, first_messages)
+    except KeyboardInterrupt:
+        print("Stopped. Run the same command again to go on.", file=sys.stderr)
+        raise
     _print_accuracy(accuracy)
     print(f"The heads are in {out}. Chat with them: medusa-chat --model {model} --heads {out}")
 

@@ -31,7 +31,9 @@ class HeadAccuracy:
 
 @torch.no_grad()
 def measure_accuracy(base: BaseModel, heads: MedusaHeads, dialogues: Dialogues) -> HeadAccuracy:
-    """On the greedy answers of these dialogues. heads must be in the base's dtype and on its device."""
+    """On the greedy answers of these dialogues, of which there must be some. heads must be in the base's
+    dtype and on its device.
+    """
     ids, answer = dialogues.ids[dialogues.greedy], dialogues.answer[dialogues.greedy]
     ranks = torch.cat(
         [
@@ -39,11 +41,14 @@ def measure_accuracy(base: BaseModel, heads: MedusaHeads, dialogues: Dialogues) 
             for start in range(0, len(ids), _BATCH)
         ]
     )
-    top = {
-        count: [float((column[column >= 0] < count).float().mean()) for column in ranks.T]
-        for count in (1, 3, 5, 10)
-    }
+    top = {count: [_share(column, count) for column in ranks.T] for count in (1, 3, 5, 10)}
     return HeadAccuracy(top, _path_probability(ranks.tolist()), len(ranks))
+
+
+def _share(ranks: torch.Tensor, count: int) -> float:
+    """How many of the known ranks are below count; 0 where none is known."""
+    known = ranks[ranks >= 0]
+    return float((known < count).sum() / max(1, len(known)))
 
 
 def _ranks(base: BaseModel, heads: MedusaHeads, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:

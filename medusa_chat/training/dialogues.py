@@ -84,6 +84,13 @@ class Dialogues:
     answer: torch.Tensor
     greedy: torch.Tensor
 
+    @property
+    def fingerprint(self) -> str:
+        """Tells sets of dialogues apart."""
+        digest = hashlib.sha256(self.ids.numpy().tobytes())
+        digest.update(self.answer.numpy().tobytes())
+        return digest.hexdigest()[:16]
+
 
 class DialogueWriter:
     """Writes batches of dialogues with one base model."""
@@ -95,9 +102,14 @@ class DialogueWriter:
         self._recipe = recipe
         self._turns: TurnTokens = turn_tokens(tokenizer)
         joined = json.dumps(list(prompts)).encode()
-        self.prompts_digest = hashlib.sha256(joined).hexdigest()[:16] if prompts else None
+        self._prompts_digest = hashlib.sha256(joined).hexdigest()[:16] if prompts else None
         self._prompts = [self._encode(prompt) for prompt in prompts]
         self._openings = [self._encode(opening) for opening in OPENINGS]
+
+    @property
+    def origin(self) -> dict[str, Any]:
+        """What the dialogues depend on besides the recipe, as plain data."""
+        return {"base": self._base.fingerprint, "prompts": self._prompts_digest}
 
     @torch.inference_mode()
     def write(self, num_sequences: int, seed: int) -> Dialogues:

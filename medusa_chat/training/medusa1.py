@@ -2,20 +2,24 @@
 
 from __future__ import annotations
 
+import io
 import math
+import pickle
 import time
-from collections.abc import Callable
-from dataclasses import dataclass
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
 
-from medusa_chat.errors import MedusaError
+from medusa_chat.errors import CheckpointError, MedusaError, UsageError
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.training.dialogues import Dialogues
+from medusa_chat.training.files import write_whole
 from medusa_chat.training.loss import frozen_head_cross_entropy
-from medusa_chat.training.recipe import Recipe
+from medusa_chat.training.recipe import Recipe, first_difference
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _STEPS_BETWEEN_REPORTS = 10
@@ -63,8 +67,16 @@ def gather_targets(hidden: torch.Tensor, ids: torch.Tensor, answer: torch.Tensor
     )
 
 
+def has_targets(dialogues: Dialogues, num_heads: int) -> bool:
+    """Whether there is any row to learn from or to measure on."""
+    return gather_targets(dialogues.ids, dialogues.ids, dialogues.answer, num_heads).ids.numel() > 0
+
+
 class Medusa1Trainer:
-    """Trains heads in place and only reads the base. Goes on from the checkpoint in `folder`, if any."""
+    """Trains heads in place and only reads the base. Goes on from the checkpoint in `folder`, if any.
+
+    Raises UsageError for a checkpoint of other settings, CheckpointError for a damaged one.
+    """
 
     def __init__(
         self, base: BaseModel, heads: MedusaHeads, dialogues: Dialogues, recipe: Recipe, folder: Path
@@ -77,55 +89,80 @@ class Medusa1Trainer:
         self._batch_size = min(recipe.batch_size, len(dialogues.ids))
         self._steps_per_epoch = len(dialogues.ids) // self._batch_size
         self.num_steps = self._steps_per_epoch * recipe.epochs
+        self._settings = _settings(base, dialogues, recipe)
         self._optimizer = torch.optim.AdamW(
             heads.parameters(), recipe.learning_rate, betas=(0.9, 0.95), weight_decay=recipe.weight_decay
         )
-        self.step = self._resume()
+        self.step = self._saved_step = self._resume()
 
     def run(self, on_report: Callable[[TrainingReport], None]) -> None:
         """Trains to the end. Raises MedusaError at a loss that is not a number; the last checkpoint stays."""
         saved = time.monotonic()
+        losses: list[torch.Tensor] = []  # since the last look at them: each look waits for the device
         while self.step < self.num_steps:
             targets = self._targets(self.step)
-            loss = self._train_step(targets)
+            losses.append(self._train_step(targets))
             self.step += 1
-            if self.step % _STEPS_BETWEEN_REPORTS == 0 or self.step == self.num_steps:
-                value = float(loss)
-                if not math.isfinite(value):
-                    raise MedusaError(
-                        f"The loss is not a number at step {self.step}; run again with a lower learning rate "
-                        f"to go on from {self._checkpoint}."
-                    )
-                on_report(TrainingReport(self.step, self.num_steps, value, self._accuracy(targets)))
-            if time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS:
-                self.save()
+            report_due = self.step % _STEPS_BETWEEN_REPORTS == 0 or self.step == self.num_steps
+            save_due = time.monotonic() - saved > _SECONDS_BETWEEN_CHECKPOINTS
+            if not (report_due or save_due):
+                continue
+            loss = self._check(losses)
+            losses.clear()
+            if save_due:
+                self._save()
                 saved = time.monotonic()
-        self.save()
+            if report_due:
+                on_report(TrainingReport(self.step, self.num_steps, loss, self._accuracy(targets)))
+        if self.step > self._saved_step:
+            self._save()
 
-    def save(self) -> None:
-        """Writes the checkpoint, whole or not at all."""
+    def _check(self, losses: Sequence[torch.Tensor]) -> float:
+        """The latest of the last steps' losses. Raises MedusaError unless they and the heads are finite."""
+        values = torch.stack(list(losses)).tolist()
+        finite = [math.isfinite(value) for value in values]
+        # The last step's own update shows only in the weights.
+        finite[-1] &= all(bool(parameter.isfinite().all()) for parameter in self._heads.parameters())
+        if not all(finite):
+            step = self.step - len(finite) + 1 + finite.index(False)
+            then = f"goes on from step {self._saved_step}" if self._saved_step else "starts anew"
+            raise MedusaError(
+                f"The loss is not a number at step {step}; run it again with a lower --learning-rate "
+                f"or with --dtype float32, and it {then}."
+            )
+        return float(values[-1])
+
+    def _save(self) -> None:
+        content = io.BytesIO()
         state = {
+            "settings": self._settings,
             "step": self.step,
-            "num_steps": self.num_steps,
             "heads": self._heads.state_dict(),
             "optimizer": self._optimizer.state_dict(),
         }
-        partial = self._checkpoint.with_suffix(".partial")
-        torch.save(state, partial)
-        partial.replace(self._checkpoint)
+        torch.save(state, content)
+        write_whole(self._checkpoint, content.getbuffer())
+        self._saved_step = self.step
 
     def _resume(self) -> int:
         if not self._checkpoint.exists():
             return 0
-        state = torch.load(self._checkpoint, map_location=self._base.device, weights_only=True)
-        if state["num_steps"] != self.num_steps:
-            raise MedusaError(
-                f"{self._checkpoint} is of a training of {state['num_steps']} steps, and this one has "
-                f"{self.num_steps}; use the same settings, or remove that file to train anew."
+        try:
+            state = torch.load(self._checkpoint, map_location=self._base.device, weights_only=True)
+            settings, step = dict(state["settings"]), int(state["step"])
+        except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError):
+            raise CheckpointError(
+                f"{self._checkpoint} is damaged; remove it and run train again: the dialogues are kept."
+            ) from None
+        difference = first_difference(self._settings, settings)
+        if difference is not None:
+            raise UsageError(
+                f"{self._checkpoint} is of a training with {difference}; "
+                "use the same settings, or remove that file to train anew."
             )
         self._heads.load_state_dict(state["heads"])
         self._optimizer.load_state_dict(state["optimizer"])
-        return int(state["step"])
+        return step
 
     def _targets(self, step: int) -> Targets:
         epoch, place = divmod(step, self._steps_per_epoch)
@@ -182,3 +219,10 @@ class Medusa1Trainer:
             return recipe.learning_rate * (self.step + 1) / recipe.warmup_steps
         done = (self.step - recipe.warmup_steps) / max(1, self.num_steps - recipe.warmup_steps)
         return recipe.learning_rate * 0.5 * (1 + math.cos(math.pi * done))
+
+
+def _settings(base: BaseModel, dialogues: Dialogues, recipe: Recipe) -> dict[str, Any]:
+    """What a checkpoint can't be gone on from with another value of; a learning rate that failed may be."""
+    settings = asdict(recipe)
+    del settings["learning_rate"]
+    return {**settings, "base": base.fingerprint, "dialogues": dialogues.fingerprint}

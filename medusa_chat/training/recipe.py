@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,4 +31,12 @@ class Recipe:
 
     @property
     def num_sequences(self) -> int:
-        return max(2, self.num_tokens // self.sequence_length)
+        return max(3, self.num_tokens // self.sequence_length)
+
+
+def first_difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
+    """Says in what `found` is not what is wanted, or None where it is."""
+    for name, value in wanted.items():
+        if found.get(name) != value:
+            return f"{name} = {found.get(name)}, not {value}"
+    return None

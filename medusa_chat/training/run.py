@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
 import torch
 
 from medusa_chat.engine.opening import OpenModel
-from medusa_chat.errors import MedusaError
+from medusa_chat.errors import MedusaError, OutOfMemory, UsageError
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.training.accuracy import HeadAccuracy, measure_accuracy
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
-from medusa_chat.training.medusa1 import Medusa1Trainer, TrainingReport
+from medusa_chat.training.files import writing
+from medusa_chat.training.medusa1 import Medusa1Trainer, TrainingReport, has_targets
 from medusa_chat.training.recipe import Recipe
 from medusa_chat.training.shards import read_shards, split, write_shards
 
@@ -40,11 +42,25 @@ def train_heads(
 ) -> HeadAccuracy:
     """Writes dialogues into work/data, trains, measures on held-out ones and saves the heads into `out`.
 
-    Interrupted at any moment, it goes on from where it was when called again with the same recipe.
+    Interrupted at any moment, it goes on from where it was when called again with the same recipe. Raises a
+    MedusaError that says what to do: too little data, memory or disk, other settings than before.
     """
+    if recipe.sequence_length > model.base.context_length:
+        raise UsageError(
+            f"Dialogues of {recipe.sequence_length:,} tokens are longer than the model's context of "
+            f"{model.base.context_length:,}; use a smaller --sequence-length."
+        )
+    with writing(out):  # now rather than after hours
+        out.mkdir(parents=True, exist_ok=True)
+    with _memory_explained():
+        return _train(model, recipe, work, out, listener, prompts)
+
+
+def _train(
+    model: OpenModel, recipe: Recipe, work: Path, out: Path, listener: Listener, prompts: Sequence[str]
+) -> HeadAccuracy:
     base = model.base
-    dialogues = _write_dialogues(model, recipe, work / "data", listener, prompts)
-    training, held_out = split(dialogues, recipe.held_out)
+    training, held_out = _write_dialogues(model, recipe, work / "data", listener, prompts)
     torch.manual_seed(recipe.seed)
     heads = MedusaHeads.fresh(recipe.num_heads, recipe.num_layers, base.hidden_size).to(base.device)
     trainer = Medusa1Trainer(base, heads, training, recipe, work)
@@ -62,13 +78,29 @@ def train_heads(
             " ".join(map(str, path)): round(p, 5) for path, p in accuracy.path_probability.items()
         },
     }
-    heads.save(out)
+    with writing(out):
+        heads.save(out)
     return accuracy
+
+
+@contextmanager
+def _memory_explained() -> Iterator[None]:
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        # torch has an exception of its own for a full GPU, and none for a full machine.
+        if not isinstance(error, MemoryError | torch.OutOfMemoryError) and "can't allocate" not in str(error):
+            raise
+        raise OutOfMemory(
+            "Training ran out of memory; run it again with a smaller --batch-size, "
+            "a smaller --sequence-length or --quant 4bit."
+        ) from error
 
 
 def _write_dialogues(
     model: OpenModel, recipe: Recipe, folder: Path, listener: Listener, prompts: Sequence[str]
-) -> Dialogues:
+) -> tuple[Dialogues, Dialogues]:
+    """Those to train on and those held out; both hold answers, the latter greedy ones."""
     writer = DialogueWriter(model.base, model.tokenizer, recipe, prompts)
     files = write_shards(
         folder,
@@ -77,12 +109,14 @@ def _write_dialogues(
         sequences_at_once(model.base, recipe.sequence_length),
         lambda count: listener.on_dialogues(count, recipe.num_sequences),
     )
-    dialogues = read_shards(files)
-    if not dialogues.answer.any():
+    training, held_out = split(read_shards(files), recipe.held_out)
+    greedy = Dialogues(*(part[held_out.greedy] for part in (held_out.ids, held_out.answer, held_out.greedy)))
+    if not (has_targets(training, recipe.num_heads) and has_targets(greedy, recipe.num_heads)):
         raise MedusaError(
-            "The model wrote no answers, so it may not be a chat model; give --prompts or choose another."
+            f"The dialogues in {folder} hold too few answers to learn from; remove that folder and run train "
+            "with more --tokens or a longer --sequence-length, or choose a chat model."
         )
-    return dialogues
+    return training, held_out
 
 
 def sequences_at_once(base: BaseModel, sequence_length: int) -> int:

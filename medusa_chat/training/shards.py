@@ -6,13 +6,15 @@ import json
 from collections.abc import Callable
 from dataclasses import asdict
 from pathlib import Path
+from typing import Any
 
 import safetensors.torch
 import torch
 
 from medusa_chat.errors import CheckpointError, UsageError
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
-from medusa_chat.training.recipe import Recipe
+from medusa_chat.training.files import write_whole, writing
+from medusa_chat.training.recipe import Recipe, first_difference
 
 # What the data depends on; the rest of a recipe may change between data and training.
 _DATA_FIELDS = ("num_tokens", "sequence_length", "user_temperature", "answer_temperature", "seed")
@@ -28,10 +30,11 @@ def write_shards(
     """Writes what is still missing; on_progress gets the number of dialogues there are. A folder begun with
     another sequences_per_shard (another device's) goes on with its own.
 
-    Raises UsageError if the folder holds data of another recipe.
+    Raises UsageError if the folder holds data of another recipe, CheckpointError if it can't be written to.
     """
-    folder.mkdir(parents=True, exist_ok=True)
-    sequences_per_shard = _claim(folder, recipe, writer.prompts_digest, sequences_per_shard)
+    with writing(folder):
+        folder.mkdir(parents=True, exist_ok=True)
+    sequences_per_shard = _claim(folder, recipe, writer.origin, sequences_per_shard)
     files = []
     for start in range(0, recipe.num_sequences, sequences_per_shard):
         file = folder / f"shard-{start:07d}.safetensors"
@@ -48,43 +51,59 @@ def read_shards(files: list[Path]) -> Dialogues:
     shards = []
     for file in files:
         try:
-            shards.append(safetensors.torch.load_file(file))
-        except (OSError, safetensors.SafetensorError) as error:
+            tensors = safetensors.torch.load_file(file)
+            shards.append(Dialogues(tensors["ids"], tensors["answer"], tensors["greedy"]))
+        except (OSError, safetensors.SafetensorError, KeyError) as error:
             raise CheckpointError(f"{file} is damaged ({error}); remove it and run train again.") from None
-    return Dialogues(*(torch.cat([shard[name] for shard in shards]) for name in ("ids", "answer", "greedy")))
+    return Dialogues(
+        torch.cat([shard.ids for shard in shards]),
+        torch.cat([shard.answer for shard in shards]),
+        torch.cat([shard.greedy for shard in shards]),
+    )
 
 
 def _save(file: Path, dialogues: Dialogues) -> None:
-    partial = file.with_suffix(".partial")
-    safetensors.torch.save_file(
-        {"ids": dialogues.ids, "answer": dialogues.answer, "greedy": dialogues.greedy}, partial
-    )
-    partial.replace(file)
+    tensors = {"ids": dialogues.ids, "answer": dialogues.answer, "greedy": dialogues.greedy}
+    write_whole(file, safetensors.torch.save(tensors))
 
 
-def _claim(folder: Path, recipe: Recipe, prompts_digest: str | None, sequences_per_shard: int) -> int:
+def _claim(folder: Path, recipe: Recipe, origin: dict[str, Any], sequences_per_shard: int) -> int:
     """Notes what the data is made with, or checks it against what is there. Returns the shard size to use."""
     wanted = {name: value for name, value in asdict(recipe).items() if name in _DATA_FIELDS}
-    wanted["prompts"] = prompts_digest
+    wanted |= origin
     file = folder / "recipe.json"
-    if not file.exists():
+    # Settings that failed before the first shard, out of memory say, bind nobody.
+    if not any(folder.glob("shard-*.safetensors")):
         content = {**wanted, "sequences_per_shard": sequences_per_shard}
-        file.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+        write_whole(file, (json.dumps(content, indent=1) + "\n").encode())
         return sequences_per_shard
-    found = json.loads(file.read_text(encoding="utf-8"))
-    different = next((name for name in wanted if wanted[name] != found.get(name)), None)
-    if different is not None:
+    found = _read_claim(file)
+    difference = first_difference(wanted, found)
+    if difference is not None:
         raise UsageError(
-            f"{folder} holds dialogues written with {different} = {found.get(different)}, not "
-            f"{wanted[different]}; use the same settings, or remove that folder to start anew."
+            f"{folder} holds dialogues written with {difference}; "
+            "use the same settings, or remove that folder to start anew."
         )
     return int(found["sequences_per_shard"])
 
 
+def _read_claim(file: Path) -> dict[str, Any]:
+    try:
+        found = json.loads(file.read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        found = None
+    if not isinstance(found, dict) or not isinstance(found.get("sequences_per_shard"), int):
+        raise CheckpointError(
+            f"{file} is missing or damaged, so nobody knows how the dialogues beside it were written; "
+            f"remove {file.parent} and run train again."
+        )
+    return found
+
+
 def split(dialogues: Dialogues, held_out: float) -> tuple[Dialogues, Dialogues]:
-    """Training and held-out dialogues: the last ones are held out, at least one on each side."""
+    """Training and held-out dialogues: the last ones are held out, two at least, as every other is greedy."""
     total = len(dialogues.ids)
-    cut = total - min(max(1, round(total * held_out)), total - 1)
+    cut = total - min(max(2, round(total * held_out)), total - 1)
     first, second = (
         Dialogues(dialogues.ids[part], dialogues.answer[part], dialogues.greedy[part])
         for part in (slice(0, cut), slice(cut, total))

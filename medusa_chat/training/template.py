@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from medusa_chat.errors import UnsupportedModel
 
 _USER, _ANSWER, _USER_AGAIN = "\u2402first", "\u2402answer", "\u2402second"
@@ -36,7 +38,13 @@ def turn_tokens(tokenizer: Any) -> TurnTokens:
         {"role": "assistant", "content": _ANSWER},
         {"role": "user", "content": _USER_AGAIN},
     ]
-    text: str = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=False)
+    try:
+        text: str = tokenizer.apply_chat_template(conversation, tokenize=False, add_generation_prompt=False)
+    except TemplateError as error:
+        raise UnsupportedModel(
+            f"This model's chat template can't render a conversation ({error}), "
+            "so it can't write dialogues to learn from."
+        ) from error
     before, found_user, rest = text.partition(_USER)
     to_answer, found_answer, rest = rest.partition(_ANSWER)
     to_user, found_again, _ = rest.partition(_USER_AGAIN)

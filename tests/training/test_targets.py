@@ -1,0 +1,39 @@
+"""What a head is asked to guess from which row, by hand."""
+
+from __future__ import annotations
+
+import torch
+
+from medusa_chat.training.dialogues import Dialogues
+from medusa_chat.training.medusa1 import gather_targets, has_targets
+
+
+def test_head_k_guesses_the_token_k_plus_2_places_after_the_rows_own() -> None:
+    #           row:  0   1   2   3   4   5   6   7
+    ids = torch.tensor([[10, 11, 12, 13, 14, 15, 16, 17]], dtype=torch.int32)
+    answer = torch.tensor([[0, 0, 1, 1, 1, 1, 0, 1]], dtype=torch.bool)
+    hidden = ids[..., None].float()
+    targets = gather_targets(hidden, ids, answer, num_heads=3)
+    # Rows have all three targets inside the sequence (0..3), a next token in the answer (1..4), and the one
+    # after that too: 1, 2, 3.
+    assert targets.hidden.tolist() == [[11.0], [12.0], [13.0]]
+    assert targets.ids.tolist() == [[13, 14, 15], [14, 15, 16], [15, 16, 17]]
+    # Past the answer's end nothing counts, nor what comes after a gap (17).
+    assert targets.valid.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
+    assert targets.ids.dtype == torch.int64
+
+
+def test_rows_of_several_sequences_stay_in_their_sequence() -> None:
+    ids = torch.tensor([[1, 2, 3, 4, 5], [6, 7, 8, 9, 10]])
+    targets = gather_targets(ids[..., None].float(), ids, torch.ones(2, 5, dtype=torch.bool), num_heads=2)
+    assert targets.hidden[:, 0].tolist() == [1, 2, 6, 7]
+    assert targets.ids.tolist() == [[3, 4, 8, 9], [4, 5, 9, 10]]
+
+
+def test_a_lone_answer_token_is_no_target() -> None:
+    answer = torch.zeros(1, 9, dtype=torch.bool)
+    answer[0, 3] = True
+    alone = Dialogues(torch.zeros(1, 9, dtype=torch.int32), answer.clone(), torch.tensor([True]))
+    assert not has_targets(alone, 4)
+    answer[0, 4] = True
+    assert has_targets(Dialogues(alone.ids, answer, alone.greedy), 4)
