@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 import torch
 
-from medusa_chat.decoding.sampling import choose, probabilities
+from medusa_chat.decoding.sampling import choose, greedy, probabilities
 from medusa_chat.decoding.tree import Tree
 from medusa_chat.records import AcceptanceRule, SamplingOptions
 
@@ -40,11 +40,11 @@ def accept_exact(
     """logits (N, V) of all nodes, ids (N,) their tokens. Greedy at temperature 0."""
     tokens = ids.tolist()
     # Greedy choices of all rows in one product and one read; draws only where the walk comes by.
-    greedy = logits.argmax(-1).tolist() if options.temperature == 0.0 else None
+    best = greedy(logits).tolist() if options.temperature == 0.0 else None
     path = [0]
     while True:
         node = path[-1]
-        token = greedy[node] if greedy is not None else choose(logits[node], options, generator)
+        token = best[node] if best is not None else choose(logits[node], options, generator)
         child = next((c for c in tree.children[node].values() if tokens[c] == token), None)
         if child is None:
             return Acceptance(path, token)

@@ -24,8 +24,13 @@ def probabilities(logits: torch.Tensor, options: SamplingOptions) -> torch.Tenso
 def choose(logits: torch.Tensor, options: SamplingOptions, generator: torch.Generator | None) -> int:
     """(V,) logits -> one token id: the argmax at temperature 0, else one draw."""
     if options.temperature == 0.0:
-        return int(logits.argmax())
+        return int(greedy(logits))
     return int(torch.multinomial(probabilities(logits, options), 1, generator=generator))
+
+
+def greedy(logits: torch.Tensor) -> torch.Tensor:
+    """(…, V) logits -> (…) ids; the first of equals, which are common in bfloat16."""
+    return logits.float().argmax(-1)  # torch's bfloat16 argmax takes four times as long on a CPU
 
 
 def _nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
