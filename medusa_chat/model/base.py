@@ -31,13 +31,7 @@ class BaseModel:
         self.vocab_size: int = causal_lm.get_output_embeddings().weight.shape[0]
         self.dtype: torch.dtype = causal_lm.get_input_embeddings().weight.dtype
         self.device: torch.device = causal_lm.get_input_embeddings().weight.device
-        # Within its window a sliding-window model is a plain one; beyond it our mask would be wrong.
-        window = (
-            getattr(config, "sliding_window", None) if getattr(config, "use_sliding_window", True) else None
-        )
-        self.context_length: int = min(
-            config.max_position_embeddings, window or config.max_position_embeddings
-        )
+        self.context_length = _context_length(config)
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
         for attribute in ("logit_scale", "logits_scaling"):
             if getattr(config, attribute, None) not in (None, 1, 1.0):
@@ -134,3 +128,18 @@ class BaseModel:
         mask = torch.zeros(num_rows, num_cached + num_rows, dtype=self.dtype, device=self.device)
         mask[:, num_cached:].masked_fill_(~visible, torch.finfo(self.dtype).min)
         return mask[None, None]
+
+
+def _context_length(config: Any) -> int:
+    """Tokens a conversation may have. Within its window a sliding-window model is a plain one; beyond it our
+    mask would be wrong. Raises UnsupportedModel for a model without positions.
+    """
+    longest: int | None = getattr(config, "max_position_embeddings", None)
+    if longest is None:
+        raise UnsupportedModel(
+            f"{config.model_type} models number no positions, so they can't verify a draft tree; "
+            "choose a model of another architecture."
+        )
+    slides = getattr(config, "use_sliding_window", True)
+    window: int | None = getattr(config, "sliding_window", None) if slides else None
+    return min(longest, window or longest)

@@ -28,9 +28,7 @@ def wrong_heads(base: TableModel) -> MedusaHeads:
     """Heads whose best guess is never right: the token before, not the ones after."""
     guess = torch.roll(base.table, -2, dims=1)
     size = base.hidden_size
-    return MedusaHeads(
-        torch.zeros(1, 3, size, size), torch.zeros(1, 3, 1, size), torch.stack([guess.T] * 3)
-    )
+    return MedusaHeads(torch.zeros(1, 3, size, size), torch.zeros(1, 3, 1, size), torch.stack([guess.T] * 3))
 
 
 def run(

@@ -16,7 +16,15 @@ from medusa_chat.engine.session import Session
 from medusa_chat.errors import HeadsMismatch, ModelNotFound, OutOfMemory, UnsupportedModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.prompt_file import read_prompt_file
-from medusa_chat.records import Chunk, DType, LoadRequest, Message, Quantization, ReplyStarted, SamplingOptions
+from medusa_chat.records import (
+    Chunk,
+    DType,
+    LoadRequest,
+    Message,
+    Quantization,
+    ReplyStarted,
+    SamplingOptions,
+)
 from medusa_chat.registry import HEADS_DIR
 
 GREEDY = SamplingOptions(temperature=0.0, max_tokens=48)

@@ -1,0 +1,118 @@
+"""From a folder to a base model: families, other architectures, what is refused and how."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import transformers
+from transformers import AutoModelForCausalLM
+
+from medusa_chat.errors import CheckpointError, OutOfMemory, UnsupportedModel
+from medusa_chat.model import loading
+from medusa_chat.model.attention import GROUPED_ATTENTION
+from medusa_chat.model.loading import load_base_model, pick_device, pick_dtype
+from tests.model.test_verification import TREE, logits_by_tree_and_by_path
+
+CPU = torch.device("cpu")
+SMALL = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 48,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "head_dim": 8,
+    "max_position_embeddings": 256,
+    "pad_token_id": 0,
+}
+
+
+def saved(folder: Path, config_name: str, **settings: Any) -> Path:
+    config = getattr(transformers, config_name)(**settings)
+    torch.manual_seed(0)
+    AutoModelForCausalLM.from_config(config).save_pretrained(folder)
+    return folder
+
+
+@pytest.mark.parametrize("config_name", ["LlamaConfig", "MistralConfig", "Qwen2Config", "Qwen3Config"])
+def test_the_llama_family_uses_our_attention(tmp_path: Path, config_name: str) -> None:
+    base = load_base_model(saved(tmp_path, config_name, **SMALL), "none", CPU, torch.float32)
+    assert base.config._attn_implementation == GROUPED_ATTENTION
+    together, alone = logits_by_tree_and_by_path(base, 20, TREE)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("config_name", ["Gemma2Config", "Phi3Config", "GPT2Config", "GPTNeoXConfig"])
+def test_other_architectures_run_as_they_are(tmp_path: Path, config_name: str) -> None:
+    base = load_base_model(saved(tmp_path, config_name, **SMALL), "none", CPU, torch.float32)
+    assert base.config._attn_implementation == "eager"
+    together, alone = logits_by_tree_and_by_path(base, 20, TREE)
+    torch.testing.assert_close(together, alone, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("config_name", "settings"),
+    [
+        ("MambaConfig", {"vocab_size": 64, "hidden_size": 32, "state_size": 4, "num_hidden_layers": 2}),
+        ("BloomConfig", {"vocab_size": 64, "hidden_size": 32, "n_layer": 2, "n_head": 4}),
+    ],
+)
+def test_what_can_not_verify_trees_is_refused(
+    tmp_path: Path, config_name: str, settings: dict[str, Any]
+) -> None:
+    with pytest.raises(UnsupportedModel, match=r"[Cc]hoose .*model|not one that can be run"):
+        load_base_model(saved(tmp_path, config_name, **settings), "none", CPU, torch.float32)
+
+
+def test_a_sliding_window_bounds_the_context(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "MistralConfig", **SMALL, sliding_window=100)
+    assert load_base_model(folder, "none", CPU, torch.float32).context_length == 100
+
+
+def test_damaged_folders_are_named(tmp_path: Path) -> None:
+    folder = saved(tmp_path, "LlamaConfig", **SMALL)
+    weights = folder / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:1000])
+    with pytest.raises(CheckpointError, match="can't be loaded"):
+        load_base_model(folder, "none", CPU, torch.float32)
+    (folder / "config.json").write_text("{")
+    with pytest.raises(CheckpointError, match="can't be loaded"):
+        load_base_model(folder, "none", CPU, torch.float32)
+
+
+def test_too_little_memory_says_what_would_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    folder = saved(tmp_path, "LlamaConfig", **SMALL)
+
+    def no_memory(*_: object, **__: object) -> None:
+        raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes.")
+
+    monkeypatch.setattr(loading.AutoModelForCausalLM, "from_pretrained", no_memory)
+    with pytest.raises(OutOfMemory, match=r"GB are free\. Try --quant"):
+        load_base_model(folder, "none", CPU, torch.float32)
+    with pytest.raises(OutOfMemory, match=r"GB are free\. Free some memory\."):
+        load_base_model(folder, "4bit", CPU, torch.float32)
+
+
+def test_devices_and_dtypes() -> None:
+    assert pick_device("cpu") == CPU
+    assert pick_dtype("float16", CPU) == torch.float16
+    assert pick_dtype("auto", CPU) in (torch.float32, torch.bfloat16)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+@pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
+def test_tree_is_near_its_paths_on_a_gpu(default_model: Path, quantization: Any) -> None:
+    """Near, not equal: cuBLAS and SDPA add up in an order that follows the number of rows."""
+    device = torch.device("cuda")
+    base = load_base_model(default_model, quantization, device, pick_dtype("auto", device))
+    tree = type(TREE)(TREE.paths, device)
+    ids = torch.randint(3, 1000, (1, len(tree)), device=device)
+    cache = base.new_cache()
+    base.prefill(torch.randint(3, 1000, (1, 50), device=device), cache)
+    together = base.forward(ids, cache, 50 + tree.positions, tree.visible)[0]
+    alone = base.forward(ids[:, [0, 1]], cache)[0]
+    torch.testing.assert_close(together[:2], alone, rtol=0.1, atol=0.1 * float(alone.abs().max()))
