@@ -44,8 +44,8 @@ def open_session(default_model: Path) -> OpenSession:
 
 
 @pytest.fixture(scope="module")
-def session(open_session: OpenSession) -> Iterator[Session]:
-    yield open_session("none", "auto")
+def session(open_session: OpenSession) -> Session:
+    return open_session("none", "auto")
 
 
 def reply(session: Session, messages: list[Message], options: SamplingOptions) -> list[Chunk]:
@@ -168,7 +168,7 @@ def test_what_can_not_be_opened(default_model: Path, tmp_path: Path) -> None:
         with pytest.raises(UnsupportedModel, match="No CUDA device"):
             opened(model=str(default_model), device="cuda")
     MedusaHeads.fresh(2, 1, 64).save(tmp_path)
-    with pytest.raises(HeadsMismatch, match="hidden size of 64, but .* has 576"):
+    with pytest.raises(HeadsMismatch, match=r"hidden size of 64, but .* has 576"):
         opened(model=str(default_model), heads=str(tmp_path))
 
 
@@ -185,7 +185,9 @@ def test_twenty_prompts_are_answered_alike_at_every_tree_size(
     for prompt in read_prompt_file(OWN_PROMPTS).prompts[:20]:
         messages = [Message("user", prompt.text)]
         plain = ids(reply(session, messages, replace(options, drafting=False)))
-        for tree_size in (4, 16, 64):
-            if ids(reply(session, messages, replace(options, tree_size=tree_size))) != plain:
-                different.append((prompt.text, tree_size))
+        different += [
+            (prompt.text, tree_size)
+            for tree_size in (4, 16, 64)
+            if ids(reply(session, messages, replace(options, tree_size=tree_size))) != plain
+        ]
     assert not different

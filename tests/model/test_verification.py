@@ -68,7 +68,7 @@ def test_grouped_attention_equals_transformers_own() -> None:
 def test_tree_equals_paths_to_the_bit_on_the_real_model(
     default_model: Path, quantization: Quantization, dtype: DType
 ) -> None:
-    """On the CPU drafting changes not one bit, in any precision; a prompt of 126 has the tree cross a chunk."""
+    """On the CPU drafting changes not one bit; behind a prompt of 126 the tree crosses a chunk."""
     base = load_base_model(default_model, quantization, torch.device("cpu"), getattr(torch, dtype))
     tree = best_tree(published_paths(4), 12)
     together, alone = logits_by_tree_and_by_path(base, 126, tree)
