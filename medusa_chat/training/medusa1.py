@@ -125,7 +125,8 @@ class Medusa1Trainer:
         finite[-1] &= all(bool(parameter.isfinite().all()) for parameter in self._heads.parameters())
         if not all(finite):
             step = self.step - len(finite) + 1 + finite.index(False)
-            then = f"goes on from step {self._saved_step}" if self._saved_step else "starts anew"
+            kept = f"goes on from step {self._saved_step} ({self._checkpoint})"
+            then = kept if self._saved_step else "starts anew"
             raise MedusaError(
                 f"The loss is not a number at step {step}; run it again with a lower --learning-rate "
                 f"or with --dtype float32, and it {then}."

@@ -24,7 +24,7 @@ def test_value_and_gradient_are_those_of_cross_entropy(
     expected = F.cross_entropy(expected_rows @ weight.T, targets, reduction="sum")
     (0.3 * expected).backward()
 
-    assert float(value) == pytest.approx(float(expected), rel=1e-6)  # summed up in float32
+    assert value.item() == pytest.approx(expected.item(), rel=1e-6)  # summed up in float32
     torch.testing.assert_close(rows.grad, expected_rows.grad)
     assert rows.grad is not None
     assert rows.grad.abs().sum() > 0.1
@@ -41,11 +41,11 @@ def test_the_lm_head_takes_no_gradient() -> None:
 def test_a_hopeless_guess_costs_much_but_not_infinitely() -> None:
     rows = torch.tensor([[200.0]], requires_grad=True)
     value = loss.frozen_head_cross_entropy(rows, torch.tensor([[1.0], [-1.0]]), torch.tensor([1]))
-    assert 60 < float(value) < 100
+    assert 60 < value.item() < 100
 
 
 def test_no_rows_cost_nothing() -> None:
     rows = torch.empty(0, 3, requires_grad=True)
     value = loss.frozen_head_cross_entropy(rows, torch.randn(5, 3), torch.empty(0, dtype=torch.long))
     value.backward()
-    assert float(value) == 0
+    assert value.item() == 0

@@ -1,0 +1,175 @@
+"""From a model to heads the engine loads, on a tiny one; and each fault on the way as one sentence."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from medusa_chat.engine.opening import OpenModel, open_heads
+from medusa_chat.engine.session import Session
+from medusa_chat.errors import CheckpointError, HeadsMismatch, MedusaError, OutOfMemory, UsageError
+from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.records import Chunk, Message, SamplingOptions
+from medusa_chat.training import medusa1
+from medusa_chat.training.accuracy import HeadAccuracy
+from medusa_chat.training.dialogues import DialogueWriter
+from medusa_chat.training.medusa1 import Medusa1Trainer, TrainingReport
+from medusa_chat.training.recipe import Recipe
+from medusa_chat.training.run import Listener, train_heads
+from tests.training.chatty import chatty_model, silent_listener
+
+RECIPE = Recipe(
+    num_heads=2, num_layers=1, num_tokens=64 * 24, sequence_length=64, batch_size=4, epochs=2, held_out=0.2
+)
+
+
+def train(
+    tmp_path: Path,
+    recipe: Recipe = RECIPE,
+    *,
+    model: OpenModel | None = None,
+    listener: Listener | None = None,
+) -> HeadAccuracy:
+    return train_heads(
+        model or chatty_model(), recipe, tmp_path / "work", tmp_path / "heads", listener or silent_listener()
+    )
+
+
+def test_from_a_model_to_heads_the_engine_loads(tmp_path: Path) -> None:
+    model = chatty_model()
+    dialogues: list[tuple[int, int]] = []
+    reports: list[TrainingReport] = []
+    listener = Listener(lambda done, total: dialogues.append((done, total)), reports.append)
+    accuracy = train(tmp_path, model=model, listener=listener)
+    assert dialogues == [(16, 24), (24, 24)]
+    assert (reports[-1].step, reports[-1].num_steps) == (8, 8)  # 19 dialogues learnt from, 4 a step, twice
+
+    heads = open_heads(model, str(tmp_path / "heads"))
+    assert heads is not None
+    assert (heads.num_heads, heads.num_layers, heads.hidden_size) == (2, 1, 32)
+    stored = {path: pytest.approx(p, abs=1e-5) for path, p in accuracy.path_probability.items()}
+    assert heads.calibration == stored
+    config = json.loads((tmp_path / "heads" / "config.json").read_text())
+    assert config["recipe"]["num_tokens"] == RECIPE.num_tokens
+    assert config["base_model_name_or_path"] == "test/chatty"
+    assert config["base_fingerprint"] == model.base.fingerprint
+    assert config["steps"] == 8
+
+    session = Session(model, heads)
+    replies = []
+    for drafting in (True, False):
+        session.options = SamplingOptions(temperature=0.0, max_tokens=40, drafting=drafting, tree_size=8)
+        reply = [item for item in session.reply([Message("user", "What is it")]) if isinstance(item, Chunk)]
+        replies.append([token for chunk in reply for token in chunk.ids])
+    assert replies[0] == replies[1]
+    assert len(replies[0]) > 1
+
+
+def test_heads_of_another_base_are_refused(tmp_path: Path) -> None:
+    train(tmp_path)
+    other = chatty_model()
+    other.base.causal_lm.model.norm.weight.data += 1
+    with pytest.raises(HeadsMismatch, match="were trained for test/chatty"):
+        open_heads(other, str(tmp_path / "heads"))
+
+
+@pytest.mark.parametrize("where", ["dialogues", "training"])
+def test_interrupted_anywhere_it_ends_at_the_same_heads(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
+) -> None:
+    monkeypatch.setattr(medusa1, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(medusa1, "_STEPS_BETWEEN_REPORTS", 3)
+
+    def stop(*_: object) -> None:
+        raise KeyboardInterrupt
+
+    interrupting = replace(
+        silent_listener(), **{"on_report" if where == "training" else "on_dialogues": stop}
+    )
+    with pytest.raises(KeyboardInterrupt):
+        train(tmp_path / "interrupted", listener=interrupting)
+    assert not (tmp_path / "interrupted" / "heads" / "config.json").exists()
+    train(tmp_path / "interrupted")
+    train(tmp_path / "straight")
+    resumed, straight = (
+        MedusaHeads.load(tmp_path / name / "heads").state_dict() for name in ("interrupted", "straight")
+    )
+    assert all(torch.equal(resumed[name], straight[name]) for name in straight)
+    assert any(tensor.abs().sum() > 0 for tensor in straight.values())
+
+
+MEMORY = (
+    "Training ran out of memory; run it again with a smaller --batch-size, "
+    "a smaller --sequence-length or --quant 4bit."
+)
+
+
+@pytest.mark.parametrize("owner", [DialogueWriter, Medusa1Trainer])
+def test_a_full_gpu_is_one_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type[Any]
+) -> None:
+    def fail(*_: object) -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
+
+    monkeypatch.setattr(owner, "write" if owner is DialogueWriter else "hidden_targets", fail)
+    with pytest.raises(OutOfMemory) as caught:
+        train(tmp_path)
+    assert str(caught.value) == MEMORY
+
+
+def test_a_full_machine_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DialogueWriter, "write", lambda *_: torch.empty(2**55))
+    with pytest.raises(OutOfMemory) as caught:
+        train(tmp_path)
+    assert str(caught.value) == MEMORY
+
+
+def test_other_errors_are_not_taken_for_memory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DialogueWriter, "write", lambda *_: torch.zeros(2) @ torch.zeros(3))
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        train(tmp_path)
+
+
+def test_a_disk_full_at_the_end_is_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(heads: MedusaHeads, folder: Path) -> None:
+        raise OSError(28, "No space left on device")
+
+    monkeypatch.setattr(MedusaHeads, "save", fail)
+    with pytest.raises(CheckpointError) as caught:
+        train(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'heads'} can't be written (No space left on device); "
+        "see to that and run the same command again: it goes on where it was."
+    )
+    monkeypatch.undo()
+    train(tmp_path, listener=Listener(lambda *_: None, lambda report: pytest.fail("trained again")))
+    assert MedusaHeads.load(tmp_path / "heads").num_heads == 2
+
+
+def test_where_the_heads_go_is_tried_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (tmp_path / "heads").write_text("a file where the folder should be")
+    monkeypatch.setattr(DialogueWriter, "write", lambda *_: pytest.fail("began"))
+    with pytest.raises(CheckpointError, match=r"heads can't be written \(File exists\)"):
+        train(tmp_path)
+
+
+def test_dialogues_longer_than_the_context_are_refused(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        train(tmp_path, replace(RECIPE, sequence_length=300))
+    assert str(caught.value) == (
+        "Dialogues of 300 tokens are longer than the model's context of 256; use a smaller --sequence-length."
+    )
+
+
+def test_too_few_answers_are_told_before_the_training(tmp_path: Path) -> None:
+    with pytest.raises(MedusaError) as caught:
+        train(tmp_path, replace(RECIPE, num_tokens=24, sequence_length=8))
+    assert str(caught.value) == (
+        f"The dialogues in {tmp_path / 'work' / 'data'} hold too few answers to learn from; remove that "
+        "folder and run train with more --tokens or a longer --sequence-length, or choose a chat model."
+    )
