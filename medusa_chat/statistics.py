@@ -51,7 +51,11 @@ class ReplyStatistics:
         return dict(sorted(self._histogram.items()))
 
     def speedup(self, plain_step_seconds: float | None) -> float | None:
-        """Against plain decoding, which emits one token every plain_step_seconds; None if that is unknown."""
-        if plain_step_seconds is None or self.tokens_per_second is None:
+        """Against plain decoding, which emits one token every plain_step_seconds; None if that is unknown.
+
+        A plain step does less than any other, so it can't have taken longer than the steps of this reply:
+        one that was timed while the machine was busier counts as long as those.
+        """
+        if plain_step_seconds is None or self.tokens_per_second is None or self.tokens_per_step is None:
             return None
-        return self.tokens_per_second * plain_step_seconds
+        return min(self.tokens_per_second * plain_step_seconds, self.tokens_per_step)

@@ -31,6 +31,11 @@ def test_speedup_is_against_one_token_for_each_plain_step() -> None:
     assert statistics.speedup(None) is None
 
 
+def test_speedup_is_at_most_the_tokens_of_a_step() -> None:
+    busy_at_load = 1.0
+    assert _after((0, 1, 0.5), (16, 4, 0.2), (16, 2, 0.2)).speedup(busy_at_load) == pytest.approx(3.0)
+
+
 def test_the_first_token_may_come_after_a_prefill_in_parts() -> None:
     assert _after((0, 0, 0.5), (0, 1, 0.25), (1, 1, 4.0)).time_to_first_token == 0.75
 
