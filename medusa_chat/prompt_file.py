@@ -25,6 +25,14 @@ class PromptFile:
     prompts: list[UserPrompt]
     bad_lines: list[int]
 
+    @property
+    def complaint(self) -> str | None:
+        """One sentence on the lines left out, or None."""
+        if not self.bad_lines:
+            return None
+        some = ", ".join(map(str, self.bad_lines[:5])) + (", …" if self.bad_lines[5:] else "")
+        return f"Lines that hold no prompt were left out: {len(self.bad_lines)} (line {some})."
+
 
 def read_prompt_file(file: Path) -> PromptFile:
     """Reads a .jsonl of objects with `prompt`, or a list of `turns` or `conversations` (the first one is

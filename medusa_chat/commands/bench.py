@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -49,7 +50,10 @@ def bench(
         from medusa_chat.bench.speed import OWN_PROMPTS, compare
         from medusa_chat.engine.session import open_session
 
-        chosen = read_prompt_file(prompts or OWN_PROMPTS).prompts[:limit]
+        prompt_file = read_prompt_file(prompts or OWN_PROMPTS)
+        if prompt_file.complaint:
+            print(prompt_file.complaint, file=sys.stderr)
+        chosen = prompt_file.prompts[:limit]
         session = open_session(request, on_progress)
         if session.info.num_heads == 0:
             raise UnsupportedModel(

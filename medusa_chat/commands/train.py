@@ -44,12 +44,8 @@ def train(
     settings = load_settings(model=model, quant=quant, device=device, dtype=dtype)
     spec = resolve(settings.model)
     prompt_file = read_prompt_file(prompts) if prompts is not None else None
-    if prompt_file is not None and prompt_file.bad_lines:
-        some = ", ".join(map(str, prompt_file.bad_lines[:5]))
-        print(
-            f"Lines without a prompt in {prompts}: {len(prompt_file.bad_lines)} (first: {some}).",
-            file=sys.stderr,
-        )
+    if prompt_file is not None and prompt_file.complaint:
+        print(prompt_file.complaint, file=sys.stderr)
 
     with shown_progress(always=True) as on_progress:
         from medusa_chat.engine.opening import open_model

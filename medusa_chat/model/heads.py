@@ -20,6 +20,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from medusa_chat.errors import CheckpointError, HeadsMismatch
+from medusa_chat.files import write_whole, writing
 from medusa_chat.model.base import BaseModel
 
 WEIGHTS_FILE = "medusa_lm_head.safetensors"
@@ -111,7 +112,7 @@ class MedusaHeads(nn.Module):
             )
 
     def save(self, folder: Path) -> None:
-        """Writes config.json and the weights into `folder`, replacing what is there file by file."""
+        """Writes weights and config.json into `folder`. Raises CheckpointError on a full disk and such."""
         tensors = {}
         for layer in range(self.num_layers):
             for head in range(self.num_heads):
@@ -127,11 +128,11 @@ class MedusaHeads(nn.Module):
             "hidden_size": self.hidden_size,
             **self.config,
         }
-        folder.mkdir(parents=True, exist_ok=True)
-        partial = folder / (WEIGHTS_FILE + ".partial")
-        safetensors.torch.save_file({k: t.detach().contiguous().cpu() for k, t in tensors.items()}, partial)
-        partial.replace(folder / WEIGHTS_FILE)
-        (folder / CONFIG_FILE).write_text(json.dumps(config, indent=1) + "\n", encoding="utf-8")
+        with writing(folder):
+            folder.mkdir(parents=True, exist_ok=True)
+        on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+        write_whole(folder / WEIGHTS_FILE, safetensors.torch.save(on_cpu))
+        write_whole(folder / CONFIG_FILE, (json.dumps(config, indent=1) + "\n").encode())
 
     @classmethod
     def load(cls, folder: Path) -> MedusaHeads:

@@ -14,10 +14,10 @@ from typing import Any
 import torch
 
 from medusa_chat.errors import CheckpointError, MedusaError, UsageError
+from medusa_chat.files import write_whole
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.training.dialogues import Dialogues
-from medusa_chat.training.files import write_whole
 from medusa_chat.training.loss import frozen_head_cross_entropy
 from medusa_chat.training.recipe import Recipe, first_difference
 

@@ -11,11 +11,11 @@ import torch
 
 from medusa_chat.engine.opening import OpenModel
 from medusa_chat.errors import MedusaError, OutOfMemory, UsageError
+from medusa_chat.files import writing
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.training.accuracy import HeadAccuracy, measure_accuracy
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
-from medusa_chat.training.files import writing
 from medusa_chat.training.medusa1 import Medusa1Trainer, TrainingReport, has_targets
 from medusa_chat.training.recipe import Recipe
 from medusa_chat.training.shards import read_shards, split, write_shards

@@ -12,8 +12,8 @@ import safetensors.torch
 import torch
 
 from medusa_chat.errors import CheckpointError, UsageError
+from medusa_chat.files import write_whole, writing
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
-from medusa_chat.training.files import write_whole, writing
 from medusa_chat.training.recipe import Recipe, first_difference
 
 # What the data depends on; the rest of a recipe may change between data and training.

@@ -11,10 +11,11 @@ from typing import Any
 import pytest
 import torch
 
+from medusa_chat import files
 from medusa_chat.errors import CheckpointError, MedusaError, UsageError
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
-from medusa_chat.training import files, medusa1
+from medusa_chat.training import medusa1
 from medusa_chat.training.accuracy import measure_accuracy
 from medusa_chat.training.dialogues import Dialogues
 from medusa_chat.training.medusa1 import Medusa1Trainer, TrainingReport
@@ -152,7 +153,7 @@ def test_a_checkpoint_half_written_leaves_the_one_before(
     if raised is CheckpointError:
         assert str(caught.value) == (
             f"{tmp_path / 'checkpoint.pt'} can't be written (No space left on device); "
-            "see to that and run the same command again: it goes on where it was."
+            "see to that and run the same command again."
         )
 
 

@@ -144,7 +144,7 @@ def test_a_disk_full_at_the_end_is_one_sentence(tmp_path: Path, monkeypatch: pyt
         train(tmp_path)
     assert str(caught.value) == (
         f"{tmp_path / 'heads'} can't be written (No space left on device); "
-        "see to that and run the same command again: it goes on where it was."
+        "see to that and run the same command again."
     )
     monkeypatch.undo()
     train(tmp_path, listener=Listener(lambda *_: None, lambda report: pytest.fail("trained again")))

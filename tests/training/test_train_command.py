@@ -61,7 +61,7 @@ def test_prompts_are_used_and_broken_lines_named(
     prompts = tmp_path / "prompts.jsonl"
     prompts.write_text('{"prompt": "What is it ?"}\nnonsense\n{"turns": ["Why is it ?"]}\n{"prompt": 7}\n')
     assert train(chatty, *SETTINGS, "--prompts", prompts, "--out", tmp_path / "heads") == 0
-    assert f"Lines without a prompt in {prompts}: 2 (first: 2, 4)." in capsys.readouterr().err.splitlines()
+    assert "Lines that hold no prompt were left out: 2 (line 2, 4)." in capsys.readouterr().err.splitlines()
     data = paths.cache_dir() / "training" / "chatty-none" / "data" / "recipe.json"
     assert json.loads(data.read_text())["prompts"] is not None
     assert (tmp_path / "heads" / "config.json").exists()

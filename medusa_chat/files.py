@@ -1,4 +1,4 @@
-"""Files of a training: there whole or not at all, whatever stops the program."""
+"""Files that are there whole or not at all, whatever stops the program."""
 
 from __future__ import annotations
 
@@ -20,8 +20,7 @@ def writing(path: Path) -> Iterator[None]:
     except (OSError, safetensors.SafetensorError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise CheckpointError(
-            f"{path} can't be written ({reason}); see to that and run the same command again: "
-            "it goes on where it was."
+            f"{path} can't be written ({reason}); see to that and run the same command again."
         ) from error
 
 
