@@ -129,6 +129,8 @@ class ScriptedSession:
                 _crash()
             case "silent-crash":
                 _crash()
+            case "long-code":
+                yield "```python\nprint(" + "'a long line', " * 20 + "'its end')\n```", 9
             case "bug":
                 raise RuntimeError("the shapes don't match\nCompile with -g to see more.")
             case "hostile":

@@ -53,6 +53,13 @@ async def test_narrow_terminal_has_a_strip_instead_of_the_panel(open_chat: OpenC
         await chat.until(lambda: "Sampling" in chat.screen())
 
 
+async def test_long_lines_of_code_are_seen_whole(open_chat: OpenChat) -> None:
+    async with open_chat(size=(80, 24)) as chat:
+        await chat.send("long-code")
+        await chat.answered()
+        await chat.until(lambda: "'its end'" in chat.screen())
+
+
 async def test_tiny_terminal_says_so_and_comes_back(open_chat: OpenChat) -> None:
     async with open_chat(size=(20, 5)) as chat:
         assert " ".join(chat.screen().split()) == "Please make the terminal larger."
