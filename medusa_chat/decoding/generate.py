@@ -74,12 +74,13 @@ def generate(
     num_emitted = 0
     steps = _steps(base, heads, context, prompt_ids, options, plan, generator)
     for step in steps:
-        ids = step.ids[: options().max_tokens - num_emitted]
+        max_tokens = options().max_tokens  # may have been lowered below what is out already
+        ids = step.ids[: max(0, max_tokens - num_emitted)]
         reason: FinishReason | None = None
         eos = next((i for i, token in enumerate(ids) if token in eos_ids), None)
         if eos is not None:
             ids, reason = ids[: eos + 1], "eos"
-        elif num_emitted + len(ids) >= options().max_tokens:
+        elif num_emitted + len(ids) >= max_tokens:
             reason = "length"
         elif len(context.ids) + 1 >= base.context_length:
             reason = "context"
