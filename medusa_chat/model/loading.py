@@ -50,10 +50,7 @@ def load_base_model(
     Raises CheckpointError for a damaged folder, UnsupportedModel for an architecture that can't be
     verified by trees, OutOfMemory with a quantisation that would fit.
     """
-    transformers.logging.set_verbosity_error()
-    transformers.logging.disable_progress_bar()
-    # It warns at every 8-bit product that it casts its input.
-    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
+    silence_libraries()
     try:
         config = AutoConfig.from_pretrained(folder)
         causal_lm = AutoModelForCausalLM.from_pretrained(
@@ -62,7 +59,7 @@ def load_base_model(
             dtype=dtype,
             device_map={"": device},
             attn_implementation=GROUPED_ATTENTION if config.model_type in LLAMA_FAMILY else "eager",
-            quantization_config=_quantization_config(quantization, dtype),
+            quantization_config=quantization_config_for(quantization, dtype),
         )
     except (OSError, safetensors.SafetensorError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
@@ -77,6 +74,14 @@ def load_base_model(
     if config.model_type not in LLAMA_FAMILY:
         check_trees_work(base)
     return base
+
+
+def silence_libraries() -> None:
+    """Keeps their advice to programmers off the user's screen."""
+    transformers.logging.set_verbosity_error()
+    transformers.logging.disable_progress_bar()
+    # It warns at every 8-bit product that it casts its input.
+    logging.getLogger("bitsandbytes").setLevel(logging.ERROR)
 
 
 @torch.inference_mode()
@@ -108,7 +113,8 @@ def _no_trees(base: BaseModel) -> UnsupportedModel:
     )
 
 
-def _quantization_config(quantization: Quantization, dtype: torch.dtype) -> Any:
+def quantization_config_for(quantization: Quantization, dtype: torch.dtype) -> Any:
+    """transformers' BitsAndBytesConfig for weights that compute in `dtype`, or None for whole weights."""
     if quantization == "4bit":
         return BitsAndBytesConfig(load_in_4bit=True, bnb_4bit_quant_type="nf4", bnb_4bit_compute_dtype=dtype)
     if quantization == "8bit":

@@ -1,0 +1,82 @@
+"""Models and heads of random weights, built on the device itself: as fast as real ones, and as large.
+
+Such a model says nothing of how many drafts are accepted. Weights are made and quantised one linear at a
+time, so that building one takes hardly more memory than holding it.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import bitsandbytes
+import torch
+from torch import nn
+from transformers import AutoModelForCausalLM
+from transformers.integrations import replace_with_bnb_linear
+
+from medusa_chat.bench.shapes import Shape
+from medusa_chat.model.attention import GROUPED_ATTENTION
+from medusa_chat.model.base import BaseModel
+from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.loading import quantization_config_for, silence_libraries
+from medusa_chat.records import Quantization
+
+_STD = 0.02  # of all weights, as transformers initialises a Llama
+
+
+def random_model(
+    shape: Shape, quantization: Quantization, device: torch.device, dtype: torch.dtype, context_length: int
+) -> BaseModel:
+    """A model of this shape as load_base_model would give it, for context_length tokens."""
+    silence_libraries()
+    config = shape.config(context_length)
+    with torch.device("meta"):
+        causal_lm = AutoModelForCausalLM.from_config(
+            config, attn_implementation=GROUPED_ATTENTION, dtype=dtype
+        )
+    if quantization != "none":
+        replace_with_bnb_linear(causal_lm, ["lm_head"], quantization_config_for(quantization, dtype))
+    for module in causal_lm.modules():
+        _materialise(module, device, dtype)
+    decoder = causal_lm.model
+    with device:
+        decoder.rotary_emb = type(decoder.rotary_emb)(config=config)
+    causal_lm.tie_weights()
+    return BaseModel(causal_lm.requires_grad_(False))
+
+
+def random_heads(base: BaseModel, num_heads: int, *, own_lm_heads: bool = True) -> MedusaHeads:
+    """Heads of one residual block each, on the base's device and in its dtype."""
+    size, vocab_size = base.hidden_size, base.vocab_size
+
+    def weights(*shape: int) -> torch.Tensor:
+        return torch.empty(*shape, device=base.device, dtype=base.dtype).normal_(0.0, _STD)
+
+    return MedusaHeads(
+        weights(1, num_heads, size, size),
+        weights(1, num_heads, 1, size),
+        weights(num_heads, vocab_size, size) if own_lm_heads else None,
+    ).requires_grad_(False)
+
+
+def _materialise(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:
+    """Gives the module's own parameters random values on the device: ones where they scale a norm."""
+    for name, parameter in list(module.named_parameters(recurse=False)):
+        value = torch.empty(parameter.shape, device=device, dtype=dtype)
+        if parameter.dim() == 1 and name == "weight":
+            value.fill_(1.0)
+        else:
+            value.normal_(0.0, _STD)
+        setattr(module, name, _held_as(parameter, value))
+
+
+def _held_as(parameter: Any, value: torch.Tensor) -> nn.Parameter:
+    """The value as the kind of parameter that stood in its place, quantised if that is."""
+    if isinstance(parameter, bitsandbytes.nn.Params4bit):
+        held: nn.Parameter = type(parameter)(value, **parameter.__dict__).to(value.device)
+        return held
+    if isinstance(parameter, bitsandbytes.nn.Int8Params):
+        # Int8Params itself would take its values from the host.
+        quantised, scale, _ = bitsandbytes.functional.int8_vectorwise_quant(value.half())
+        return type(parameter)(quantised, requires_grad=False, CB=quantised, SCB=scale)  # type: ignore[no-any-return]
+    return nn.Parameter(value, requires_grad=False)
