@@ -1,8 +1,9 @@
-"""Which path of a verified tree is kept, and which token comes next.
+"""Which path of a verified draft is kept, and which token comes next.
 
 Exact (lossless): at each node the base model's own next token is drawn; if the tree has it as a child, go
 there, else that token is the next root. The emitted tokens are thereby distributed as in plain decoding,
-whatever the tree holds; and as each of them takes exactly one draw, the same seed gives the same tokens.
+whatever the tree holds; and as each of them takes exactly one number of a fixed row of uniform ones, the same
+seed gives the same tokens.
 
 Typical (paper, §2.3.1; lossy): a draft is kept if the base model finds it plausible enough.
 """
@@ -14,8 +15,8 @@ from dataclasses import dataclass
 
 import torch
 
+from medusa_chat.decoding.draft import Draft
 from medusa_chat.decoding.sampling import choose, greedy, probabilities
-from medusa_chat.decoding.tree import Tree
 from medusa_chat.records import AcceptanceRule, SamplingOptions
 
 POSTERIOR_THRESHOLD = 0.09  # the paper's ε
@@ -31,57 +32,67 @@ class Acceptance:
 
 
 def accept_exact(
-    logits: torch.Tensor,
-    tree: Tree,
-    ids: torch.Tensor,
-    options: SamplingOptions,
-    generator: torch.Generator | None,
+    logits: torch.Tensor, draft: Draft, options: SamplingOptions, uniforms: torch.Tensor
 ) -> Acceptance:
-    """logits (N, V) of all nodes, ids (N,) their tokens. Greedy at temperature 0."""
-    tokens = ids.tolist()
+    """logits (N, V) of all nodes; uniforms (W,): the number for what follows each depth. Greedy at
+    temperature 0.
+    """
+    ids, parents = draft.ids.tolist(), draft.parents.tolist()
     # Greedy choices of all rows in one product and one read; draws only where the walk comes by.
     best = greedy(logits).tolist() if options.temperature == 0.0 else None
-    path = [0]
+    depth = 0
+    reached = [0]  # all of one depth, and all the same text: siblings may hold the same token
     while True:
-        node = path[-1]
-        token = best[node] if best is not None else choose(logits[node], options, generator)
-        child = next((c for c in tree.children[node].values() if tokens[c] == token), None)
-        if child is None:
-            return Acceptance(path, token)
-        path.append(child)
+        node = reached[0]
+        token = best[node] if best is not None else choose(logits[node], options, uniforms[depth])
+        children = [c for c in range(node + 1, len(ids)) if parents[c] in reached and ids[c] == token]
+        if not children:
+            return Acceptance(_path(parents, node), token)
+        reached = children
+        depth += 1
+
+
+def accept_on_device(
+    chosen: torch.Tensor, draft: Draft
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor, torch.Tensor]:
+    """accept_exact without waiting for the device, once each row has its token: chosen (N,) int64.
+
+    Returns path (W,), the nodes kept and then the last of them again; num_kept (); next_root (); emitted
+    (W,), the tokens of the step: num_kept of them, the last being next_root, which then repeats itself.
+    """
+    is_right = draft.ids == chosen[draft.parents.clamp(min=0)]  # (N,)
+    is_right = is_right | (draft.depths == 0)
+    is_kept = (is_right | ~draft.visible).all(1)  # itself and all its ancestors
+    last = torch.where(is_kept, draft.depths, -1).argmax()
+    path = draft.paths[last]
+    # What was chosen after each node kept is the next node's token, or the next root.
+    emitted = chosen[path]
+    return path, draft.depths[last] + 1, emitted[-1], emitted
 
 
 def accept_typical(
-    logits: torch.Tensor,
-    tree: Tree,
-    ids: torch.Tensor,
-    options: SamplingOptions,
-    generator: torch.Generator | None,
+    logits: torch.Tensor, draft: Draft, options: SamplingOptions, uniforms: torch.Tensor
 ) -> Acceptance:
     """As accept_exact. Keeps the longest path whose drafts x all have p(x) > min(ε, α · exp(-H(p))),
     with p at the temperature alone; among equals the one of highest probability. Greedy at temperature 0.
     """
     if options.temperature == 0.0:
-        return accept_exact(logits, tree, ids, options, generator)
+        return accept_exact(logits, draft, options, uniforms)
     plain = SamplingOptions(temperature=options.temperature, top_p=1.0)
-    tokens = ids.tolist()
+    ids, parents, depths = draft.ids.tolist(), draft.parents.tolist(), draft.depths.tolist()
     reached = {0: 1.0}  # node -> joint probability of its path
-    for node in range(len(tree)):
-        if node not in reached or not tree.children[node]:
+    for node in range(len(ids)):
+        children = [child for child in range(node + 1, len(ids)) if parents[child] == node]
+        if node not in reached or not children:
             continue
         probs = probabilities(logits[node], plain)
         threshold = typical_threshold(probs)
-        for child in tree.children[node].values():
-            probability = float(probs[tokens[child]])
+        for child in children:
+            probability = float(probs[ids[child]])
             if probability > threshold:
                 reached[child] = reached[node] * probability
-    last = max(reached, key=lambda node: (tree.depths[node], reached[node]))
-    path = []
-    node = last
-    while node >= 0:
-        path.append(node)
-        node = tree.parents[node]
-    return Acceptance(path[::-1], choose(logits[last], options, generator))
+    last = max(reached, key=lambda node: (depths[node], reached[node]))
+    return Acceptance(_path(parents, last), choose(logits[last], options, uniforms[depths[last]]))
 
 
 def typical_threshold(probs: torch.Tensor) -> float:
@@ -90,5 +101,13 @@ def typical_threshold(probs: torch.Tensor) -> float:
     return min(POSTERIOR_THRESHOLD, POSTERIOR_ALPHA * float(torch.exp(-entropy)))
 
 
-Accept = Callable[[torch.Tensor, Tree, torch.Tensor, SamplingOptions, torch.Generator | None], Acceptance]
+def _path(parents: list[int], node: int) -> list[int]:
+    """The nodes from the root down to this one."""
+    path = [node]
+    while (parent := parents[path[-1]]) >= 0:
+        path.append(parent)
+    return path[::-1]
+
+
+Accept = Callable[[torch.Tensor, Draft, SamplingOptions, torch.Tensor], Acceptance]
 ACCEPTANCE_RULES: dict[AcceptanceRule, Accept] = {"exact": accept_exact, "typical": accept_typical}

@@ -12,8 +12,8 @@ from dataclasses import dataclass, field
 import torch
 
 from medusa_chat.decoding.acceptance import ACCEPTANCE_RULES
+from medusa_chat.decoding.draft import Candidates, draft_static, rank_guesses
 from medusa_chat.decoding.sampling import choose
-from medusa_chat.decoding.tree import Tree
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.heads import MedusaHeads
@@ -60,7 +60,7 @@ def generate(
     context: Context,
     prompt_ids: Sequence[int],
     options: Callable[[], SamplingOptions],
-    plan: Callable[[SamplingOptions], Tree],
+    plan: Callable[[SamplingOptions], Candidates],
     *,
     eos_ids: Collection[int] = (),
     generator: torch.Generator | None = None,
@@ -97,37 +97,41 @@ def _steps(
     context: Context,
     prompt_ids: Sequence[int],
     options: Callable[[], SamplingOptions],
-    plan: Callable[[SamplingOptions], Tree],
+    plan: Callable[[SamplingOptions], Candidates],
     generator: torch.Generator | None,
 ) -> Iterator[Step]:
     started = time.perf_counter()
+    # One for the token after each position, drawn on the CPU: a seed gives the same ones everywhere.
+    uniforms = torch.rand(base.context_length, generator=generator)
     rest = prompt_ids[context.reuse(prompt_ids) :]
     hidden = base.prefill(torch.tensor([rest], device=base.device), context.cache)  # (1, D)
     context.ids.extend(rest)
-    root = choose(base.logits(hidden)[0], options(), generator)
+    root = choose(base.logits(hidden)[0], options(), uniforms[len(context.ids) - 1])
     yield Step([root], 0, time.perf_counter() - started)
 
-    root_only = Tree(device=base.device)
+    root_only = Candidates([], base.device)
     while True:
         started = time.perf_counter()
         current = options()
-        tree = plan(current)
+        candidates = plan(current)
+        num_cached = len(context.ids)
         # Propose
-        if heads is None or len(context.ids) + tree.depth >= base.context_length:
-            tree = root_only
-        if heads is None or len(tree) == 1:
-            ids = torch.tensor([root], device=base.device)
-        else:
-            ids = tree.fill(root, heads.logits(hidden, base))  # (N,)
+        if heads is None or num_cached + candidates.num_heads >= base.context_length:
+            candidates = root_only
+        root_id = torch.tensor(root, device=base.device)
+        guesses = root_id.new_empty(0, 0)
+        if heads is not None and len(candidates) > 1:
+            guesses, _ = rank_guesses(heads.logits(hidden, base), candidates.num_ranks)  # (K, R)
+        draft = draft_static(candidates, root_id, guesses)  # N nodes
         # Verify
-        positions = len(context.ids) + tree.positions  # (N,)
-        all_hidden = base.forward(ids[None], context.cache, positions, tree.visible)[0]  # (N, D)
+        positions = num_cached + draft.depths  # (N,)
+        all_hidden = base.forward(draft.ids[None], context.cache, positions, draft.visible)[0]  # (N, D)
         logits = base.logits(all_hidden)  # (N, V)
         # Accept
-        accepted = ACCEPTANCE_RULES[current.acceptance](logits, tree, ids, current, generator)
+        accepted = ACCEPTANCE_RULES[current.acceptance](logits, draft, current, uniforms[num_cached:])
         # Commit
-        kept = ids[accepted.path].tolist()
+        kept = draft.ids[accepted.path].tolist()
         context.commit(accepted.path, kept)
         hidden = all_hidden[accepted.path[-1] :][:1]
         root = accepted.next_root
-        yield Step([*kept[1:], root], len(tree), time.perf_counter() - started)
+        yield Step([*kept[1:], root], len(draft), time.perf_counter() - started)

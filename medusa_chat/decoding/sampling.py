@@ -1,4 +1,8 @@
-"""From one row of logits to a token: temperature, top-k, top-p, min-p, in that order, then one draw."""
+"""From rows of logits to tokens: temperature, top-k, top-p, min-p, in that order, then one draw.
+
+A draw is the inverse of the distribution function at one uniform number, so that a token follows from its
+logits and that number alone, in whatever company the row was computed.
+"""
 
 from __future__ import annotations
 
@@ -8,24 +12,48 @@ from medusa_chat.records import SamplingOptions
 
 
 def probabilities(logits: torch.Tensor, options: SamplingOptions) -> torch.Tensor:
-    """(V,) logits -> (V,) float32 probabilities after temperature (above 0) and filters."""
+    """(…, V) logits -> (…, V) float32 probabilities after temperature (above 0) and filters."""
     logits = logits.float() / options.temperature
     if 0 < options.top_k < logits.shape[-1]:
-        threshold = logits.topk(options.top_k).values[-1]
+        threshold = logits.topk(options.top_k).values[..., -1:]
         logits = logits.masked_fill(logits < threshold, -torch.inf)
     probs = logits.softmax(-1)
     if options.top_p < 1.0:
-        probs = _renormalised(probs, _nucleus(probs, options.top_p))
+        probs = _renormalised(probs, probs >= nucleus_threshold(probs, options.top_p))
     if options.min_p > 0.0:
-        probs = _renormalised(probs, probs >= options.min_p * probs.max())
+        probs = _renormalised(probs, probs >= options.min_p * probs.amax(-1, keepdim=True))
     return probs
 
 
-def choose(logits: torch.Tensor, options: SamplingOptions, generator: torch.Generator | None) -> int:
-    """(V,) logits -> one token id: the argmax at temperature 0, else one draw."""
+def nucleus_threshold(probs: torch.Tensor, top_p: float) -> torch.Tensor:
+    """(…, V) probabilities -> (…, 1) the largest of them such that those no smaller reach the mass top_p."""
+    # Most nuclei are small, and sorting a whole vocabulary costs milliseconds on a CPU: widen as needed. On a
+    # GPU it costs less than to look whether it was needed.
+    count = probs.shape[-1] if probs.is_cuda else min(64, probs.shape[-1])
+    while True:
+        values = probs.topk(count).values
+        mass = values.cumsum(-1, dtype=torch.float64)
+        if count == probs.shape[-1] or mass[..., -1].min() >= top_p:
+            break
+        count = min(count * 16, probs.shape[-1])
+    last = (mass < top_p).sum(-1, keepdim=True).clamp(max=count - 1)
+    return values.gather(-1, last)
+
+
+def choose_rows(logits: torch.Tensor, options: SamplingOptions, uniforms: torch.Tensor) -> torch.Tensor:
+    """(…, V) logits -> (…) token ids: the argmax at temperature 0, else the first token at which the summed
+    probabilities, in the vocabulary's order, exceed the row's number of uniforms (…), each in [0, 1).
+    """
     if options.temperature == 0.0:
-        return int(greedy(logits))
-    return int(torch.multinomial(probabilities(logits, options), 1, generator=generator))
+        return greedy(logits)
+    reached = probabilities(logits, options).cumsum(-1, dtype=torch.float64)
+    # Against the last sum, not 1: rounding must not leave the end of the line without a token.
+    return torch.searchsorted(reached, uniforms.double()[..., None] * reached[..., -1:], right=True)[..., 0]
+
+
+def choose(logits: torch.Tensor, options: SamplingOptions, uniform: torch.Tensor) -> int:
+    """One row of choose_rows: (V,) logits and a number () -> a token id."""
+    return int(choose_rows(logits, options, uniform))
 
 
 def greedy(logits: torch.Tensor) -> torch.Tensor:
@@ -33,20 +61,6 @@ def greedy(logits: torch.Tensor) -> torch.Tensor:
     return logits.float().argmax(-1)  # torch's bfloat16 argmax takes four times as long on a CPU
 
 
-def _nucleus(probs: torch.Tensor, top_p: float) -> torch.Tensor:
-    """(V,) bool: the fewest most probable tokens whose mass reaches top_p."""
-    # Most nuclei are small, and sorting a whole vocabulary costs milliseconds on a CPU: widen as needed.
-    count = min(64, probs.shape[-1])
-    while True:
-        values, ids = probs.topk(count)
-        mass = values.cumsum(-1)
-        if count == probs.shape[-1] or mass[-1] >= top_p:
-            break
-        count = min(count * 16, probs.shape[-1])
-    kept = ids[(mass - values) < top_p]
-    return torch.zeros_like(probs, dtype=torch.bool).scatter_(0, kept, True)
-
-
 def _renormalised(probs: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:
     probs = probs.masked_fill(~keep, 0.0)
-    return probs / probs.sum()
+    return probs / probs.sum(-1, keepdim=True)

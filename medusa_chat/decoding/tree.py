@@ -8,9 +8,6 @@ from __future__ import annotations
 
 import heapq
 from collections.abc import Iterable, Mapping, Sequence
-from functools import cached_property
-
-import torch
 
 from medusa_chat.errors import UsageError
 
@@ -32,12 +29,8 @@ class Tree:
     children: node -> {rank: node}.
     """
 
-    def __init__(self, paths: Iterable[NodePath] = (), device: torch.device | str = "cpu") -> None:
-        """Takes the paths of all nodes; the root may be left out. The tensors are born on `device`.
-
-        Raises UsageError on a missing parent.
-        """
-        self.device = torch.device(device)
+    def __init__(self, paths: Iterable[NodePath] = ()) -> None:
+        """Takes the paths of all nodes; the root may be left out. Raises UsageError on a missing parent."""
         self.paths: list[NodePath] = sorted({(), *map(tuple, paths)}, key=lambda path: (len(path), path))
         index = {path: node for node, path in enumerate(self.paths)}
         orphans = [path for path in self.paths[1:] if path[:-1] not in index]
@@ -59,44 +52,19 @@ class Tree:
         """Heads needed."""
         return self.depths[-1]
 
-    @cached_property
+    @property
     def num_ranks(self) -> int:
         """Guesses needed of each head."""
         return 1 + max((path[-1] for path in self.paths[1:]), default=-1)
 
-    @cached_property
-    def visible(self) -> torch.Tensor:
-        """(N, N) bool: a node sees its ancestors and itself."""
-        visible = torch.eye(len(self), dtype=torch.bool)
-        for node, parent in enumerate(self.parents[1:], start=1):
-            visible[node] |= visible[parent]
-        return visible.to(self.device)
 
-    @cached_property
-    def positions(self) -> torch.Tensor:
-        """(N,) each node's position behind the context: its depth."""
-        return torch.tensor(self.depths, device=self.device)
-
-    @cached_property
-    def gather_indices(self) -> torch.Tensor:
-        """(N - 1,) into the flattened (depth, num_ranks) guesses: which guess each node but the root is."""
-        guesses = [(len(path) - 1) * self.num_ranks + path[-1] for path in self.paths[1:]]
-        return torch.tensor(guesses, dtype=torch.long, device=self.device)
-
-    def fill(self, root: int, head_logits: torch.Tensor) -> torch.Tensor:
-        """Token ids of all nodes from the heads' logits (K, V): (N,) ids, the root's first."""
-        guesses = head_logits[: self.depth].topk(self.num_ranks).indices  # (depth, num_ranks)
-        drafts = guesses.flatten()[self.gather_indices]
-        return torch.cat([drafts.new_tensor([root]), drafts])
-
-
-def best_tree(path_probability: PathProbability, num_nodes: int, device: torch.device | str = "cpu") -> Tree:
+def best_tree(path_probability: PathProbability, num_nodes: int) -> Tree:
     """The tree of num_nodes nodes (root included) that keeps most tokens per step: the most probable paths.
 
     No path is more probable than its parent, so the result is a tree by itself.
     """
     ranked = sorted(path_probability, key=lambda path: (-path_probability[path], len(path), path))
-    return Tree(ranked[: num_nodes - 1], device)
+    return Tree(ranked[: num_nodes - 1])
 
 
 def expected_tokens(tree: Tree, path_probability: PathProbability) -> float:

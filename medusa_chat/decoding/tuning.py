@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from itertools import islice
 
+from medusa_chat.decoding.draft import Candidates
 from medusa_chat.decoding.generate import Context, generate
 from medusa_chat.decoding.tree import PathProbability, Tree, expected_tokens
 from medusa_chat.model.base import BaseModel
@@ -34,15 +35,17 @@ def measure_sizes(
     return step_seconds
 
 
-def measure_step(base: BaseModel, heads: MedusaHeads | None, tree: Tree) -> float:
-    """Seconds of one whole step (draft, verify, accept, commit) with this tree at a short context.
+def measure_step(base: BaseModel, heads: MedusaHeads | None, candidates: Candidates) -> float:
+    """Seconds of one whole step (draft, verify, accept, commit) with this draft at a short context.
 
     The fastest of a few: what slows a step down besides is other programs.
     """
     # Drafting at ids no text would hold costs what any other does; what is accepted doesn't matter here.
     prompt_ids = [(i * 7919) % base.vocab_size for i in range(_PROMPT_LENGTH)]
     options = SamplingOptions(temperature=0.0)
-    steps = generate(base, heads, Context(base.new_cache()), prompt_ids, lambda: options, lambda _: tree)
+    steps = generate(
+        base, heads, Context(base.new_cache()), prompt_ids, lambda: options, lambda _: candidates
+    )
     # The prefill and a first step, which may still compile or allocate, are not timed.
     return min(step.seconds for step in islice(steps, 2, 2 + _NUM_TIMED))
 

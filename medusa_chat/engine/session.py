@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 
+from medusa_chat.decoding.draft import Candidates
 from medusa_chat.decoding.generate import Context, Step, generate
 from medusa_chat.decoding.tree import Tree, best_tree, expected_tokens, published_paths
 from medusa_chat.decoding.tuning import choose_tree_size, measure_sizes, measure_step
@@ -53,8 +54,11 @@ class Session:
             {} if heads is None else heads.calibration or published_paths(heads.num_heads)
         )
         self._tree = cache(self._best_tree)
+        self._candidates = cache(self._best_candidates)
         self._step_seconds = measure_sizes(
-            lambda tree: measure_step(base, heads, tree), self._tree, self._path_probability
+            lambda tree: measure_step(base, heads, self._candidates(len(tree))),
+            self._tree,
+            self._path_probability,
         )
         expected = {
             size: expected_tokens(self._tree(size), self._path_probability) for size in self._step_seconds
@@ -121,7 +125,7 @@ class Session:
             ) from error
 
     def _steps(self, prompt_ids: Sequence[int]) -> Iterator[Step]:
-        generator = torch.Generator(self._base.device)
+        generator = torch.Generator()
         if self.options.seed is None:
             generator.seed()
         else:
@@ -137,11 +141,14 @@ class Session:
             generator=generator,
         )
 
-    def _plan(self, options: SamplingOptions) -> Tree:
-        return self._tree((options.tree_size or self._tree_size) if options.drafting else 1)
+    def _plan(self, options: SamplingOptions) -> Candidates:
+        return self._candidates((options.tree_size or self._tree_size) if options.drafting else 1)
 
     def _best_tree(self, num_nodes: int) -> Tree:
-        return best_tree(self._path_probability, num_nodes, self._base.device)
+        return best_tree(self._path_probability, num_nodes)
+
+    def _best_candidates(self, num_nodes: int) -> Candidates:
+        return Candidates(self._tree(num_nodes).paths, self._base.device)
 
     def _stats(self, step: Step) -> StepStats:
         return StepStats(step.num_nodes, len(step.ids), step.seconds, len(self._context.ids))

@@ -15,9 +15,9 @@ import torch
 
 from medusa_chat.decoding import generate as loop
 from medusa_chat.decoding.acceptance import Acceptance, accept_exact
+from medusa_chat.decoding.draft import Candidates, Draft
 from medusa_chat.decoding.generate import Context, generate
 from medusa_chat.decoding.sampling import probabilities
-from medusa_chat.decoding.tree import Tree
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import SamplingOptions
@@ -32,8 +32,8 @@ FILTERS = {
     "top-k": {"temperature": 1.3, "top_p": 1.0, "top_k": 3},
     "min-p": {"temperature": 0.8, "top_p": 1.0, "min_p": 0.1},
 }
-CHAIN = Tree([(0,), (0, 0), (0, 0, 0)])
-WIDE = Tree([*product(range(4), repeat=1), *product(range(3), repeat=2), (0, 0, 0), (1, 0, 0)])
+CHAIN = Candidates([(0,), (0, 0), (0, 0, 0)])
+WIDE = Candidates([*product(range(4), repeat=1), *product(range(3), repeat=2), (0, 0, 0), (1, 0, 0)])
 
 
 def exact_distribution(base: BaseModel, options: SamplingOptions) -> dict[tuple[int, ...], float]:
@@ -52,7 +52,7 @@ def exact_distribution(base: BaseModel, options: SamplingOptions) -> dict[tuple[
 
 
 def sample(
-    base: BaseModel, heads: MedusaHeads, tree: Tree, options: SamplingOptions, count: int
+    base: BaseModel, heads: MedusaHeads, tree: Candidates, options: SamplingOptions, count: int
 ) -> Counter[tuple[int, ...]]:
     context, counts = Context(base.new_cache()), Counter[tuple[int, ...]]()
     generator = torch.Generator().manual_seed(11)
@@ -86,7 +86,7 @@ def table() -> torch.Tensor:
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("tree", [CHAIN, WIDE], ids=["chain", "wide"])
 @pytest.mark.parametrize("useful", [True, False], ids=["good heads", "useless heads"])
-def test_frequencies_match_plain_sampling(name: str, tree: Tree, useful: bool) -> None:
+def test_frequencies_match_plain_sampling(name: str, tree: Candidates, useful: bool) -> None:
     base = TableModel(table())
     heads = table_heads(table(), 3) if useful else random_heads(base, 3, own_lm_heads=True)
     options = options_of(name)
@@ -103,27 +103,19 @@ def test_frequencies_match_on_a_real_transformer(name: str) -> None:
 
 
 def take_first_draft(
-    logits: torch.Tensor,
-    tree: Tree,
-    ids: torch.Tensor,
-    options: SamplingOptions,
-    generator: torch.Generator | None,
+    logits: torch.Tensor, draft: Draft, options: SamplingOptions, uniforms: torch.Tensor
 ) -> Acceptance:
     """Biased on purpose: the first draft is always taken."""
-    accepted = accept_exact(logits, tree, ids, options, generator)
+    accepted = accept_exact(logits, draft, options, uniforms)
     return accepted if len(accepted.path) > 1 else Acceptance([0, 1], accepted.next_root)
 
 
 def prefer_plausible(
-    logits: torch.Tensor,
-    tree: Tree,
-    ids: torch.Tensor,
-    options: SamplingOptions,
-    generator: torch.Generator | None,
+    logits: torch.Tensor, draft: Draft, options: SamplingOptions, uniforms: torch.Tensor
 ) -> Acceptance:
     """Biased subtly: a draft also passes if it is at least as likely as what was drawn."""
-    accepted = accept_exact(logits, tree, ids, options, generator)
-    if len(accepted.path) == 1 and logits[0, ids[1]] >= logits[0, accepted.next_root]:
+    accepted = accept_exact(logits, draft, options, uniforms)
+    if len(accepted.path) == 1 and logits[0, draft.ids[1]] >= logits[0, accepted.next_root]:
         return Acceptance([0, 1], accepted.next_root)
     return accepted
 
@@ -141,12 +133,12 @@ def test_a_biased_acceptance_fails_the_same_test(
 
 
 @pytest.mark.parametrize("tree", [CHAIN, WIDE], ids=["chain", "wide"])
-def test_the_same_seed_gives_the_same_tokens_with_and_without_drafts(tree: Tree) -> None:
+def test_the_same_seed_gives_the_same_tokens_with_and_without_drafts(tree: Candidates) -> None:
     base = tiny_llama()
     heads = random_heads(base, 3)
     for seed in range(5):
         replies = []
-        for used in (Tree(), tree):
+        for used in (Candidates([]), tree):
             options = SamplingOptions(temperature=1.0, top_p=0.95, max_tokens=40)
             steps = generate(
                 base,

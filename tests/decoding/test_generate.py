@@ -7,15 +7,16 @@ from itertools import islice
 import pytest
 import torch
 
+from medusa_chat.decoding.draft import Candidates
 from medusa_chat.decoding.generate import Context, Step, generate
-from medusa_chat.decoding.tree import Tree
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import SamplingOptions
 from tests.tiny import TableModel, random_heads, table_heads, tiny_llama
 
-CHAIN = Tree([(0,), (0, 0), (0, 0, 0)])
-WIDE = Tree([(0,), (1,), (2,), (0, 0), (1, 0), (0, 0, 0)])
+PLAIN = Candidates([])
+CHAIN = Candidates([(0,), (0, 0), (0, 0, 0)])
+WIDE = Candidates([(0,), (1,), (2,), (0, 0), (1, 0), (0, 0, 0)])
 GREEDY = SamplingOptions(temperature=0.0, max_tokens=30)
 
 
@@ -34,7 +35,7 @@ def wrong_heads(base: TableModel) -> MedusaHeads:
 def run(
     base: BaseModel,
     heads: MedusaHeads | None,
-    tree: Tree,
+    tree: Candidates,
     options: SamplingOptions = GREEDY,
     prompt: list[int] | None = None,
     context: Context | None = None,
@@ -66,10 +67,10 @@ def test_never_accept() -> None:
     assert all(len(step.ids) == 1 for step in steps)
 
 
-@pytest.mark.parametrize("tree", [CHAIN, WIDE, Tree([(0,), (1,), (2,), (3,)])])
-def test_sometimes_accept_on_a_real_transformer(tree: Tree) -> None:
+@pytest.mark.parametrize("tree", [CHAIN, WIDE, Candidates([(0,), (1,), (2,), (3,)])])
+def test_sometimes_accept_on_a_real_transformer(tree: Candidates) -> None:
     base = tiny_llama()
-    plain = run(base, None, Tree())
+    plain = run(base, None, PLAIN)
     # Untrained heads share the LM head and start as the base itself: now and then right.
     drafted = run(base, MedusaHeads.fresh(3, 1, base.hidden_size), tree)
     assert ids(drafted) == ids(plain)
@@ -79,7 +80,7 @@ def test_sometimes_accept_on_a_real_transformer(tree: Tree) -> None:
 @pytest.mark.parametrize(("eos", "expected"), [(3, [3]), (5, [3, 4, 5]), (6, [3, 4, 5, 6])])
 def test_nothing_after_eos(eos: int, expected: list[int]) -> None:
     base = counting_model()
-    for heads, tree in ((None, Tree()), (table_heads(base.table, 3), CHAIN)):
+    for heads, tree in ((None, PLAIN), (table_heads(base.table, 3), CHAIN)):
         steps = run(base, heads, tree, eos_ids=(eos,))
         assert ids(steps) == expected
         assert [step.finish_reason for step in steps][-1] == "eos"
@@ -87,7 +88,7 @@ def test_nothing_after_eos(eos: int, expected: list[int]) -> None:
 
 def test_stops_when_the_context_is_full() -> None:
     base = tiny_llama(context=40)
-    for heads, tree in ((None, Tree()), (random_heads(base, 3), WIDE)):
+    for heads, tree in ((None, PLAIN), (random_heads(base, 3), WIDE)):
         context = Context(base.new_cache())
         steps = run(base, heads, tree, SamplingOptions(temperature=0.0, max_tokens=500), context=context)
         assert steps[-1].finish_reason == "context"
@@ -106,7 +107,7 @@ def test_options_are_read_at_every_step() -> None:
         Context(base.new_cache()),
         [1],
         lambda: options,
-        lambda _: CHAIN if drafting[0] else Tree(),
+        lambda _: CHAIN if drafting[0] else PLAIN,
     )
     assert [len(step.ids) for step in islice(steps, 3)] == [1, 4, 4]
     drafting[0] = False
@@ -126,7 +127,7 @@ def test_cancelling_leaves_the_cache_usable() -> None:
     steps.close()
     assert context.cache.length == len(context.ids)
     assert context.ids == [1, 2, 3, *some[:-1]]
-    fresh = ids(run(base, None, Tree(), prompt=[1, 2, 3, *some, 9]))
+    fresh = ids(run(base, None, PLAIN, prompt=[1, 2, 3, *some, 9]))
     assert ids(run(base, heads, WIDE, prompt=[1, 2, 3, *some, 9], context=context)) == fresh
 
 
@@ -137,6 +138,6 @@ def test_the_longest_common_prefix_is_reused() -> None:
     assert context.reuse([5, 6, 9, 8]) == 2
     assert context.ids == [5, 6]
     assert context.cache.length == 2
-    run(base, None, Tree(), prompt=[5, 6, 7, 8], context=context)
+    run(base, None, PLAIN, prompt=[5, 6, 7, 8], context=context)
     assert context.reuse([5, 6, 7, 8]) == 3  # the last prompt token always runs
     assert context.reuse([1]) == 0

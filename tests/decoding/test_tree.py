@@ -5,7 +5,6 @@ from __future__ import annotations
 from itertools import product
 
 import pytest
-import torch
 
 from medusa_chat.decoding.tree import Tree, best_tree, expected_tokens, independent_paths, published_paths
 from medusa_chat.errors import UsageError
@@ -16,7 +15,7 @@ from medusa_chat.errors import UsageError
 PATHS = [(0,), (2,), (0, 0), (0, 1)]
 
 
-def test_buffers_of_a_small_tree() -> None:
+def test_a_small_tree() -> None:
     tree = Tree(PATHS)
     assert tree.paths == [(), (0,), (2,), (0, 0), (0, 1)]
     assert tree.parents == [-1, 0, 0, 1, 1]
@@ -24,28 +23,12 @@ def test_buffers_of_a_small_tree() -> None:
     assert tree.depth == 2
     assert tree.num_ranks == 3
     assert tree.children == [{0: 1, 2: 2}, {0: 3, 1: 4}, {}, {}, {}]
-    assert tree.positions.tolist() == [0, 1, 1, 2, 2]
-    assert tree.visible.int().tolist() == [
-        [1, 0, 0, 0, 0],
-        [1, 1, 0, 0, 0],
-        [1, 0, 1, 0, 0],
-        [1, 1, 0, 1, 0],
-        [1, 1, 0, 0, 1],
-    ]
-    # Three guesses a head: head 1's first and third, head 2's first and second.
-    assert tree.gather_indices.tolist() == [0, 2, 3, 4]
-
-
-def test_fill_takes_each_heads_guesses_in_order() -> None:
-    head_logits = torch.tensor([[0.1, 5.0, 4.0, 3.0], [9.0, 1.0, 2.0, 8.0]])  # guesses 1, 2, 3 and 0, 3, 2
-    assert Tree(PATHS).fill(7, head_logits).tolist() == [7, 1, 3, 0, 3]
 
 
 def test_the_root_alone_is_plain_decoding() -> None:
     tree = Tree()
     assert len(tree) == 1
     assert tree.depth == 0
-    assert tree.visible.tolist() == [[True]]
 
 
 def test_a_node_without_its_parent_is_refused() -> None:

@@ -10,6 +10,7 @@ import torch
 import transformers
 from transformers import AutoModelForCausalLM
 
+from medusa_chat.decoding.draft import Candidates, draft_static
 from medusa_chat.errors import CheckpointError, OutOfMemory, UnsupportedModel
 from medusa_chat.model import loading
 from medusa_chat.model.attention import GROUPED_ATTENTION
@@ -109,10 +110,10 @@ def test_tree_is_near_its_paths_on_a_gpu(default_model: Path, quantization: Any)
     """Near, not equal: cuBLAS and SDPA add up in an order that follows the number of rows."""
     device = torch.device("cuda")
     base = load_base_model(default_model, quantization, device, pick_dtype("auto", device))
-    tree = type(TREE)(TREE.paths, device)
-    ids = torch.randint(3, 1000, (1, len(tree)), device=device)
+    guesses = torch.randint(3, 1000, (4, 10), device=device)
+    draft = draft_static(Candidates(TREE.paths, device), torch.tensor(5, device=device), guesses)
     cache = base.new_cache()
     base.prefill(torch.randint(3, 1000, (1, 50), device=device), cache)
-    together = base.forward(ids, cache, 50 + tree.positions, tree.visible)[0]
-    alone = base.forward(ids[:, [0, 1]], cache)[0]
+    together = base.forward(draft.ids[None], cache, 50 + draft.depths, draft.visible)[0]
+    alone = base.forward(draft.ids[None, [0, 1]], cache)[0]
     torch.testing.assert_close(together[:2], alone, rtol=0.1, atol=0.1 * float(alone.abs().max()))

@@ -7,6 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from medusa_chat.decoding.draft import Candidates, draft_static
 from medusa_chat.decoding.tree import Tree, best_tree, published_paths
 from medusa_chat.errors import UnsupportedModel
 from medusa_chat.model.base import BaseModel
@@ -32,10 +33,12 @@ def logits_by_tree_and_by_path(
     """(N, V) twice: verified together, and each path decoded token by token with the same cache."""
     generator = torch.Generator().manual_seed(prompt_length)
     prompt = torch.randint(3, base.vocab_size, (1, prompt_length), generator=generator)
-    ids = torch.randint(3, base.vocab_size, (len(tree),), generator=generator)
+    guesses = torch.randint(3, base.vocab_size, (tree.depth, tree.num_ranks), generator=generator)
+    draft = draft_static(Candidates(tree.paths), torch.tensor(5), guesses)
+    ids = draft.ids
     cache = base.new_cache()
     base.prefill(prompt, cache)
-    together = base.logits(base.forward(ids[None], cache, prompt_length + tree.positions, tree.visible)[0])
+    together = base.logits(base.forward(ids[None], cache, prompt_length + draft.depths, draft.visible)[0])
     alone = []
     for node in range(len(tree)):
         for step in path_to(tree, node):
