@@ -27,8 +27,9 @@ from medusa_chat.records import LoadRequest
 
 # Without rich: its markup would triple the time --help takes.
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False)
-for command in (say, models, pull, train, bench, doctor):
+for command in (say, models, pull, train, doctor):
     app.command()(command)
+app.add_typer(bench)
 
 
 @dataclass(slots=True)

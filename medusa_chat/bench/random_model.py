@@ -8,11 +8,9 @@ from __future__ import annotations
 
 from typing import Any
 
-import bitsandbytes
 import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
-from transformers.integrations import replace_with_bnb_linear
 
 from medusa_chat.bench.shapes import Shape
 from medusa_chat.model.attention import GROUPED_ATTENTION
@@ -35,6 +33,8 @@ def random_model(
             config, attn_implementation=GROUPED_ATTENTION, dtype=dtype
         )
     if quantization != "none":
+        from transformers.integrations import replace_with_bnb_linear  # bitsandbytes speaks as it is imported
+
         replace_with_bnb_linear(causal_lm, ["lm_head"], quantization_config_for(quantization, dtype))
     for module in causal_lm.modules():
         _materialise(module, device, dtype)
@@ -42,6 +42,7 @@ def random_model(
     with device:
         decoder.rotary_emb = type(decoder.rotary_emb)(config=config)
     causal_lm.tie_weights()
+    causal_lm.generation_config.eos_token_id = None  # an end met by chance would cut a measurement short
     return BaseModel(causal_lm.requires_grad_(False))
 
 
@@ -72,11 +73,15 @@ def _materialise(module: nn.Module, device: torch.device, dtype: torch.dtype) ->
 
 def _held_as(parameter: Any, value: torch.Tensor) -> nn.Parameter:
     """The value as the kind of parameter that stood in its place, quantised if that is."""
-    if isinstance(parameter, bitsandbytes.nn.Params4bit):
-        held: nn.Parameter = type(parameter)(value, **parameter.__dict__).to(value.device)
-        return held
-    if isinstance(parameter, bitsandbytes.nn.Int8Params):
-        # Int8Params itself would take its values from the host.
-        quantised, scale, _ = bitsandbytes.functional.int8_vectorwise_quant(value.half())
-        return type(parameter)(quantised, requires_grad=False, CB=quantised, SCB=scale)  # type: ignore[no-any-return]
-    return nn.Parameter(value, requires_grad=False)
+    match type(parameter).__name__:
+        case "Params4bit":
+            held: nn.Parameter = type(parameter)(value, **parameter.__dict__).to(value.device)
+        case "Int8Params":
+            from bitsandbytes.functional import int8_vectorwise_quant
+
+            # Int8Params itself would take its values from the host.
+            quantised, scales, _ = int8_vectorwise_quant(value.half())
+            held = type(parameter)(quantised, requires_grad=False, CB=quantised, SCB=scales)
+        case _:
+            held = nn.Parameter(value, requires_grad=False)
+    return held

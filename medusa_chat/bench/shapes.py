@@ -5,6 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from medusa_chat.records import Quantization
+
 ShapeName = Literal["llama-2-7b", "llama-3-8b", "qwen2.5-7b", "mistral-7b", "tinyllama", "smollm2-135m"]
 
 
@@ -34,6 +36,22 @@ class Shape:
             "gate/up": (2 * self.intermediate_size, self.hidden_size),
             "down": (self.hidden_size, self.intermediate_size),
         }
+
+    def bytes_read(self, quantization: Quantization, dtype_bytes: int, num_context: int) -> int:
+        """What a plain step must read: every linear and the LM head (never quantised) once, and the cached
+        keys and values. 4-bit blocks of 64 weights have a float32 scale each, 8-bit rows one.
+        """
+        per_layer = 0
+        for outputs, inputs in self.linears.values():
+            match quantization:
+                case "4bit":
+                    per_layer += outputs * inputs // 2 + outputs * inputs // 64 * 4
+                case "8bit":
+                    per_layer += outputs * inputs + outputs * 4
+                case "none":
+                    per_layer += outputs * inputs * dtype_bytes
+        per_layer += 2 * num_context * self.num_kv_heads * self.head_dim * dtype_bytes
+        return self.num_layers * per_layer + self.vocab_size * self.hidden_size * dtype_bytes
 
     def config(self, context_length: int) -> Any:
         """transformers' config of this shape, for at least context_length positions."""

@@ -1,4 +1,7 @@
-"""`medusa-chat bench`: what drafting gains on this machine, prompt by prompt in one run."""
+"""`medusa-chat bench`: what drafting gains on this machine, prompt by prompt in one run.
+
+Its sub-commands time the parts on random weights of well-known shapes.
+"""
 
 from __future__ import annotations
 
@@ -9,6 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
+from medusa_chat.commands.bench_parts import step
 from medusa_chat.commands.options import (
     DeviceOption,
     DTypeOption,
@@ -18,11 +22,17 @@ from medusa_chat.commands.options import (
     QuantOption,
 )
 from medusa_chat.commands.progress import shown_progress
-from medusa_chat.errors import UnsupportedModel
+from medusa_chat.commands.table import as_table, figure
+from medusa_chat.errors import UnsupportedModel, UsageError
 from medusa_chat.records import LoadProgress, LoadRequest, SamplingOptions
 
+bench = typer.Typer(name="bench", rich_markup_mode=None)
+bench.command()(step)
 
-def bench(
+
+@bench.callback(invoke_without_command=True)
+def compare_decoding(
+    context: typer.Context,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSONL of `turns` or `prompt`; its own without.")
     ] = None,
@@ -32,6 +42,9 @@ def bench(
         int | None,
         typer.Option(min=1, max=64, help="Nodes of the draft tree; chosen by measurement without."),
     ] = None,
+    generate_limit: Annotated[
+        int, typer.Option(min=0, help="Answer the first so many also by transformers' generate(); 0 is off.")
+    ] = 3,
     model: ModelOption = None,
     heads: HeadsOption = None,
     quant: QuantOption = None,
@@ -40,6 +53,9 @@ def bench(
     as_json: JsonOption = False,
 ) -> None:
     """Answer prompts greedily, plainly and with drafts, and compare."""
+    if context.invoked_subcommand is not None:
+        _refuse_options(context)
+        return
     from medusa_chat.prompt_file import read_prompt_file
     from medusa_chat.settings import load_settings
 
@@ -47,7 +63,8 @@ def bench(
     request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
     options = SamplingOptions(temperature=0.0, max_tokens=max_tokens, tree_size=tree_size)
     with shown_progress(always=False) as on_progress:
-        from medusa_chat.bench.speed import OWN_PROMPTS, compare
+        from medusa_chat.bench.generation import measure_generate
+        from medusa_chat.bench.speed import OWN_PROMPTS, compare, over_generate
         from medusa_chat.engine.session import open_session
 
         prompt_file = read_prompt_file(prompts or OWN_PROMPTS)
@@ -65,34 +82,57 @@ def bench(
             options,
             lambda done: on_progress(LoadProgress(f"Prompt {done} of {len(chosen)}", done / len(chosen))),
         )
+        if generate_limit:
+            info = session.info
+            session.close()  # one model in memory at a time
+            generated = measure_generate(request, info, chosen[:generate_limit], max_tokens, on_progress)
+            report |= over_generate(report, generated)
     print(json.dumps(report) if as_json else _as_text(report))
 
 
+def _refuse_options(context: typer.Context) -> None:
+    """Options before a sub-command would be lost without a word."""
+    given = [
+        name
+        for name in context.params
+        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+    ]
+    if given:
+        option = "json" if given[0] == "as_json" else given[0].replace("_", "-")
+        raise UsageError(
+            f"--{option} must come after {context.invoked_subcommand}, if that command takes it."
+        )
+
+
 def _as_text(report: dict[str, Any]) -> str:
+    parts = [("all", report)]
+    if len(report["categories"]) > 1:
+        parts += report["categories"].items()
+    rows = [
+        (
+            name,
+            str(part["prompts"]),
+            figure(part["plain"]["tokens_per_second"]),
+            figure(part["medusa"]["tokens_per_second"]),
+            figure(part["medusa"]["tokens_per_step"], 2),
+            figure(part["speedup"], 2),
+        )
+        for name, part in parts
+    ]
     lines = [
         f"{report['model']}, {report['quantization']}, {report['dtype']}, {report['tree_size']} nodes",
         report["machine"],
         "",
-        f"{'':14}{'prompts':>8}{'plain tok/s':>13}{'Medusa tok/s':>14}{'tok/step':>10}{'speed-up':>10}",
-    ]
-    rows = [("all", report)]
-    if len(report["categories"]) > 1:
-        rows += report["categories"].items()
-    for name, part in rows:
-        plain, medusa = part["plain"], part["medusa"]
-        lines.append(
-            f"{name:14.14}{part['prompts']:8}{_number(plain['tokens_per_second'], 13)}"
-            f"{_number(medusa['tokens_per_second'], 14)}{_number(medusa['tokens_per_step'], 10, 2)}"
-            f"{_number(part['speedup'], 10, 2)}"
-        )
-    steps = f"a step takes {_number(report['plain']['ms_per_step'])} ms plainly"
-    lines += [
+        as_table(("", "prompts", "plain tok/s", "Medusa tok/s", "tok/step", "speed-up"), rows),
         "",
-        f"{steps}, {_number(report['medusa']['ms_per_step'])} ms with drafts",
+        f"a step takes {figure(report['plain']['ms_per_step'])} ms plainly, "
+        f"{figure(report['medusa']['ms_per_step'])} ms with drafts",
         f"{report['identical']} of {report['prompts']} answers identical token by token",
     ]
+    if "generate" in report:
+        generated = report["generate"]
+        lines.append(
+            f"transformers' generate(): {figure(generated['tokens_per_second'])} tok/s on the first "
+            f"{generated['prompts']}; Medusa is {figure(report['speedup_over_generate'], 2)} times as fast"
+        )
     return "\n".join(lines)
-
-
-def _number(value: float | None, width: int = 0, digits: int = 1) -> str:
-    return f"{'–':>{width}}" if value is None else f"{value:{width}.{digits}f}"

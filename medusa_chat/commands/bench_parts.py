@@ -1,0 +1,87 @@
+"""`medusa-chat bench step`: the parts of an answer timed on random weights of well-known shapes."""
+
+from __future__ import annotations
+
+import json
+from typing import Annotated, Any
+
+import typer
+
+from medusa_chat.bench.shapes import SHAPES, ShapeName
+from medusa_chat.commands.options import DeviceOption, DTypeOption, JsonOption
+from medusa_chat.commands.progress import shown_progress
+from medusa_chat.commands.table import as_table, figure
+from medusa_chat.errors import UsageError
+from medusa_chat.records import Quantization
+
+_MAX_NODES = 64
+ShapeOption = Annotated[ShapeName, typer.Option("--shape", help="Whose sizes the random weights have.")]
+HeldOption = Annotated[Quantization, typer.Option("--quant", help="How the weights are held.")]
+
+
+def step(
+    shape: ShapeOption = "llama-2-7b",
+    quant: HeldOption = "4bit",
+    context: Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Cached before the steps.")] = 1024,
+    nodes: Annotated[str, typer.Option(metavar="N,N,…", help="Sizes of the draft tree.")] = "1,8,16,32,64",
+    with_generate: Annotated[
+        bool, typer.Option("--generate", help="Time transformers' generate() beside it.")
+    ] = False,
+    device: DeviceOption = "auto",
+    dtype: DTypeOption = "auto",
+    as_json: JsonOption = False,
+) -> None:
+    """Time whole steps for each number of nodes, on random weights of a known shape."""
+    node_counts = _node_counts(nodes)
+    with shown_progress(always=False) as on_progress:
+        from medusa_chat.bench.steps import measure_steps
+        from medusa_chat.model.loading import pick_device, pick_dtype
+
+        where = pick_device(device or "auto")
+        report = measure_steps(
+            SHAPES[shape],
+            quant,
+            where,
+            pick_dtype(dtype or "auto", where),
+            context,
+            node_counts,
+            on_progress,
+            with_generate=with_generate,
+        )
+    print(json.dumps(report) if as_json else _steps_as_text(report))
+
+
+def _node_counts(text: str) -> list[int]:
+    try:
+        counts = [int(part) for part in text.split(",")]
+    except ValueError:
+        counts = []
+    if not counts or not all(1 <= count <= _MAX_NODES for count in counts):
+        raise UsageError(
+            f"--nodes takes numbers between 1 and {_MAX_NODES} with commas between, not {text!r}."
+        )
+    return counts
+
+
+def _steps_as_text(report: dict[str, Any]) -> str:
+    plain = report["plain"]
+    rows = [
+        (str(row["nodes"]), figure(row["ms_per_step"], 2), figure(row["over_plain"], 2))
+        for row in report["steps"]
+    ]
+    lines = [
+        f"{report['shape']}, {report['quantization']}, {report['dtype']}, {report['heads']} heads, "
+        f"{report['context']} tokens of context",
+        f"{report['machine']}; {report['weights']}",
+        "",
+        as_table(("nodes", "ms a step", "over plain"), rows),
+        "",
+        f"a plain step reads {figure(plain['bytes_read'] / 1e9, 2)} GB: "
+        f"{figure(100 * plain['share_of_bandwidth'], 0)}% of the {figure(report['bandwidth'] / 1e9, 0)} GB/s "
+        "that a large copy moves",
+        f"memory, all included: {figure(report['memory_bytes'] / 1e9, 2)} GB",
+    ]
+    if "generate" in report:
+        took = report["generate"]["ms_per_step"]
+        lines.append(f"transformers' generate(): {figure(took, 2)} ms a token")
+    return "\n".join(lines)
