@@ -32,10 +32,7 @@ def random_model(
         causal_lm = AutoModelForCausalLM.from_config(
             config, attn_implementation=GROUPED_ATTENTION, dtype=dtype
         )
-    if quantization != "none":
-        from transformers.integrations import replace_with_bnb_linear  # bitsandbytes speaks as it is imported
-
-        replace_with_bnb_linear(causal_lm, ["lm_head"], quantization_config_for(quantization, dtype))
+    _quantise(causal_lm, ["lm_head"], quantization, dtype)
     for module in causal_lm.modules():
         _materialise(module, device, dtype)
     decoder = causal_lm.model
@@ -44,6 +41,18 @@ def random_model(
     causal_lm.tie_weights()
     causal_lm.generation_config.eos_token_id = None  # an end met by chance would cut a measurement short
     return BaseModel(causal_lm.requires_grad_(False))
+
+
+def random_linear(
+    outputs: int, inputs: int, quantization: Quantization, device: torch.device, dtype: torch.dtype
+) -> Any:
+    """One linear layer, held as random_model holds its own."""
+    silence_libraries()
+    with torch.device("meta"):
+        holder = nn.Sequential(nn.Linear(inputs, outputs, bias=False, dtype=dtype))
+    _quantise(holder, [], quantization, dtype)
+    _materialise(holder[0], device, dtype)
+    return holder[0]
 
 
 def random_heads(base: BaseModel, num_heads: int, *, own_lm_heads: bool = True) -> MedusaHeads:
@@ -58,6 +67,14 @@ def random_heads(base: BaseModel, num_heads: int, *, own_lm_heads: bool = True) 
         weights(1, num_heads, 1, size),
         weights(num_heads, vocab_size, size) if own_lm_heads else None,
     ).requires_grad_(False)
+
+
+def _quantise(module: Any, whole: list[str], quantization: Quantization, dtype: torch.dtype) -> None:
+    """Exchanges its linears, still without values, for bitsandbytes' ones, but for those to be left whole."""
+    if quantization != "none":
+        from transformers.integrations import replace_with_bnb_linear  # bitsandbytes speaks as it is imported
+
+        replace_with_bnb_linear(module, whole, quantization_config_for(quantization, dtype))
 
 
 def _materialise(module: nn.Module, device: torch.device, dtype: torch.dtype) -> None:

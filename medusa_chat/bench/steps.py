@@ -91,7 +91,7 @@ def step_seconds(
     The context keeps its rows, so that only the first call with it runs the prompt.
     """
     paths = best_tree(published_paths(heads.num_heads), num_nodes).paths
-    candidates = Candidates(paths, base.device)
+    candidates = Candidates(paths, device=base.device)
     options = SamplingOptions(temperature=0.0)
     prompt_ids = _prompt_ids(base, num_context)
     steps = generate(base, heads, context, prompt_ids, lambda: options, lambda _: candidates)

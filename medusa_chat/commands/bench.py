@@ -12,7 +12,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medusa_chat.commands.bench_parts import step
+from medusa_chat.commands.bench_parts import kernels, step
 from medusa_chat.commands.options import (
     DeviceOption,
     DTypeOption,
@@ -28,6 +28,7 @@ from medusa_chat.records import LoadProgress, LoadRequest, SamplingOptions
 
 bench = typer.Typer(name="bench", rich_markup_mode=None)
 bench.command()(step)
+bench.command()(kernels)
 
 
 @bench.callback(invoke_without_command=True)
