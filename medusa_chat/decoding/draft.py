@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 import torch
 
+from medusa_chat.decoding.lookup import Chain
 from medusa_chat.decoding.tree import NodePath, Tree
 
 
@@ -34,34 +35,69 @@ class Draft:
 
 
 class Candidates:
-    """C nodes, among which a draft chooses, as the tables that it reads them from; in order of depth.
+    """C nodes among which a draft chooses, as the tables that it reads them from; in order of depth.
+
+    Paths of the heads' guesses, and a chain of L nodes below the root for tokens that come from elsewhere.
 
     parents (C,) int64: C for the root. depths (C,) int64. ancestors (C, W) int64: as Draft.paths.
     guesses (C, K) int64: which of the heads' K · R guesses stand on the node's path, K · R beyond its depth.
-    own (C,) int64: the last of them, K · R for the root.
+    sources (C,) int64: where each node's token is found behind one another: the guesses, the root, the chain.
+    chain (L,) int64: the chain's nodes. How a node of the chain hangs together with others is decided at each
+    step: its entries in parents and ancestors are of no account.
     """
 
-    def __init__(self, paths: Iterable[NodePath], device: torch.device | str = "cpu") -> None:
-        """Takes paths of ranks; the root may be left out. Raises UsageError on a missing parent."""
+    def __init__(
+        self, paths: Iterable[NodePath], device: torch.device | str = "cpu", *, chain_length: int = 0
+    ) -> None:
+        """Takes paths of ranks; the root may be left out. A chain must be at least as long as the longest of
+        them. Raises UsageError on a missing parent.
+        """
         tree = Tree(paths)
+        assert chain_length == 0 or chain_length >= tree.depth
         self.num_heads, self.num_ranks = tree.depth, tree.num_ranks  # K, R
+        self.max_depth = max(tree.depth, chain_length)  # W - 1
         end = self.num_heads * self.num_ranks
-        ancestors = [_line(tree, node) for node in range(len(tree))]
-        guesses = [[depth * self.num_ranks + rank for depth, rank in enumerate(path)] for path in tree.paths]
+        # Depth and path of each node, None on the chain, whose nodes are the last of their depths.
+        nodes: list[tuple[int, NodePath | None]] = [(len(path), path) for path in tree.paths]
+        nodes += [(depth, None) for depth in range(1, chain_length + 1)]
+        nodes.sort(key=lambda node: (node[0], node[1] is None))
+        number = {path: node for node, (_, path) in enumerate(nodes)}
+        parents, ancestors, guesses, sources = [], [], [], []
+        for depth, path in nodes:
+            line = [number[path[:length]] for length in range(depth + 1)] if path is not None else [0]
+            row = [head * self.num_ranks + rank for head, rank in enumerate(path or ())]
+            parents.append(line[-2] if len(line) > 1 else len(nodes))
+            ancestors.append([*line, *[line[-1]] * (self.max_depth + 1 - len(line))])
+            guesses.append([*row, *[end] * (self.num_heads - len(row))])
+            sources.append(row[-1] if row else end + (depth if path is None else 0))
 
         def table(rows: object) -> torch.Tensor:
             return torch.tensor(rows, dtype=torch.long, device=device)
 
-        self.parents = table([len(tree), *tree.parents[1:]])
-        self.depths = table(tree.depths)
-        self.ancestors = table([[*line, *[line[-1]] * (tree.depth + 1 - len(line))] for line in ancestors])
-        self.guesses = table([[*row, *[end] * (self.num_heads - len(row))] for row in guesses]).view(
-            len(tree), self.num_heads
-        )
-        self.own = table([end, *(row[-1] for row in guesses[1:])])
+        self.depths = table([depth for depth, _ in nodes])
+        self.parents = table(parents)
+        self.ancestors = table(ancestors)
+        self.guesses = table(guesses).view(len(nodes), self.num_heads)
+        self.sources = table(sources)
+        self.chain = table([node for node, (_, path) in enumerate(nodes) if path is None])
 
     def __len__(self) -> int:
         return self.depths.shape[0]
+
+
+@dataclass(frozen=True, slots=True)
+class Pool:
+    """One step's candidates, best first: the first n of them are the best draft of n nodes.
+
+    order (C,) int64: their numbers among the candidates. expected (C,) float32: tokens to expect of a step
+    that drafts the first 1, 2, … of them. ids, parents (C,), ancestors (C, W): as in Candidates.
+    """
+
+    order: torch.Tensor
+    expected: torch.Tensor
+    ids: torch.Tensor
+    parents: torch.Tensor
+    ancestors: torch.Tensor
 
 
 def rank_guesses(head_logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -72,8 +108,10 @@ def rank_guesses(head_logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tenso
 
 
 def draft_static(candidates: Candidates, root: torch.Tensor, ranked_ids: torch.Tensor) -> Draft:
-    """All candidates. root () int64: the token already decided. ranked_ids (K, R) int64."""
-    ids = torch.cat([_used(ranked_ids, candidates), root.view(1)])[candidates.own]
+    """All candidates, of which none is a chain. root () int64: the token already decided. ranked_ids (K, R)
+    int64.
+    """
+    ids = torch.cat([_used(ranked_ids, candidates), root.view(1)])[candidates.sources]
     parents = torch.where(candidates.depths > 0, candidates.parents, -1)
     return _draft(ids, parents, candidates.depths, candidates.ancestors)
 
@@ -84,26 +122,70 @@ def draft_dynamic(
     ranked_log_probs: torch.Tensor,
     candidates: Candidates,
     num_nodes: int,
+    chain: Chain | None = None,
 ) -> Draft:
-    """The num_nodes ≤ C candidates (root included) of highest joint probability at this very step.
+    """The num_nodes ≤ C candidates (root included) of highest joint probability at this very step."""
+    pool = pool_candidates(root, ranked_ids, ranked_log_probs, candidates, chain)
+    return draft_best(pool, candidates, num_nodes)
 
-    root () int64; ranked_ids and ranked_log_probs (K, R): each head's guesses, best first.
+
+def pool_candidates(
+    root: torch.Tensor,
+    ranked_ids: torch.Tensor,
+    ranked_log_probs: torch.Tensor,
+    candidates: Candidates,
+    chain: Chain | None = None,
+) -> Pool:
+    """Weighs the candidates. root () int64: the token already decided; ranked_ids and ranked_log_probs
+    (K, R): each head's guesses, best first; chain: if the candidates have one, its L tokens.
     """
     log_probs = torch.cat([_used(ranked_log_probs, candidates), ranked_log_probs.new_zeros(1)])
-    # Added up from the root on, so that rounding too leaves no child likelier than its parent; and as equals
-    # keep their order, every parent comes along.
-    joint = sum(log_probs[candidates.guesses].unbind(-1), torch.zeros_like(log_probs[:1]))  # (C,)
-    best = joint.sort(descending=True, stable=True).indices[:num_nodes]
-    chosen = best.sort().values  # (N,) in order of depth again
+    # Added up from the root on, so that rounding too leaves no child likelier than its parent.
+    joint = log_probs.new_zeros(len(candidates))
+    for head in range(candidates.num_heads):
+        joint = joint + log_probs[candidates.guesses[:, head]]  # (C,)
+    parents, ancestors = candidates.parents, candidates.ancestors
+    tokens = [_used(ranked_ids, candidates), root.view(1)]
+    if chain is not None:
+        spine = _spine(ranked_ids, candidates, chain)
+        joint = joint.index_fill(0, candidates.chain, -torch.inf)
+        joint = joint.scatter(0, spine[1:], torch.maximum(joint[spine[1:]], chain.log_probs))
+        parents = parents.scatter(0, candidates.chain, spine[:-1])
+        depths = torch.arange(spine.shape[0], device=spine.device)  # (W,)
+        lines = torch.where(depths < depths[1:, None], spine, candidates.chain[:, None])  # (L, W)
+        ancestors = ancestors.index_copy(0, candidates.chain, lines)
+        tokens.append(chain.ids)
+    # No child is likelier than its parent, and equals keep their order: every parent comes before its child.
+    joint, order = joint.sort(descending=True, stable=True)
+    return Pool(order, joint.exp().cumsum(0), torch.cat(tokens)[candidates.sources], parents, ancestors)
+
+
+def draft_best(pool: Pool, candidates: Candidates, num_nodes: int) -> Draft:
+    """The first num_nodes of the pool."""
+    chosen = pool.order[:num_nodes].sort().values  # (N,) in order of depth again
     node_of = chosen.new_full((len(candidates) + 1,), -1)
     node_of = node_of.scatter(0, chosen, torch.arange(num_nodes, device=chosen.device))
-    ids = torch.cat([_used(ranked_ids, candidates), root.view(1)])[candidates.own[chosen]]
     return _draft(
-        ids,
-        node_of[candidates.parents[chosen]],
+        pool.ids[chosen],
+        node_of[pool.parents[chosen]],
         candidates.depths[chosen],
-        node_of[candidates.ancestors[chosen]],
+        node_of[pool.ancestors[chosen]],
     )
+
+
+def _spine(ranked_ids: torch.Tensor, candidates: Candidates, chain: Chain) -> torch.Tensor:
+    """(W,) the nodes that hold the chain's tokens, after the root: as long as the heads guess the same, a
+    path of theirs, so that no two nodes hold the same text; then the chain's own.
+    """
+    guesses = ranked_ids[: candidates.num_heads, : candidates.num_ranks]
+    is_same = guesses == chain.ids[: candidates.num_heads, None]
+    is_same = torch.cat([is_same.flatten(), is_same.new_ones(1)])
+    nodes = torch.arange(len(candidates), device=ranked_ids.device)
+    on_spine = is_same[candidates.guesses].all(-1).index_fill(0, candidates.chain, False)  # (C,)
+    # One more place behind the last takes all that aren't on it.
+    spine = torch.cat([candidates.chain.new_zeros(1), candidates.chain, candidates.chain.new_zeros(1)])
+    spine = spine.scatter(0, torch.where(on_spine, candidates.depths, candidates.max_depth + 1), nodes)
+    return spine[:-1]
 
 
 def _used(ranked: torch.Tensor, candidates: Candidates) -> torch.Tensor:
@@ -115,11 +197,3 @@ def _draft(ids: torch.Tensor, parents: torch.Tensor, depths: torch.Tensor, paths
     nodes = torch.arange(ids.shape[0], device=ids.device)
     visible = (paths[:, :, None] == nodes).any(1)  # (N, N)
     return Draft(ids, parents, depths, visible, paths)
-
-
-def _line(tree: Tree, node: int) -> list[int]:
-    """The nodes from the root down to this one."""
-    line = [node]
-    while (parent := tree.parents[line[-1]]) >= 0:
-        line.append(parent)
-    return line[::-1]

@@ -109,7 +109,7 @@ def _steps(
     root = choose(base.logits(hidden)[0], options(), uniforms[len(context.ids) - 1])
     yield Step([root], 0, time.perf_counter() - started)
 
-    root_only = Candidates([], base.device)
+    root_only = Candidates([], device=base.device)
     while True:
         started = time.perf_counter()
         current = options()

@@ -148,7 +148,7 @@ class Session:
         return best_tree(self._path_probability, num_nodes)
 
     def _best_candidates(self, num_nodes: int) -> Candidates:
-        return Candidates(self._tree(num_nodes).paths, self._base.device)
+        return Candidates(self._tree(num_nodes).paths, device=self._base.device)
 
     def _stats(self, step: Step) -> StepStats:
         return StepStats(step.num_nodes, len(step.ids), step.seconds, len(self._context.ids))
