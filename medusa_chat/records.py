@@ -13,6 +13,7 @@ AcceptanceRule = Literal["exact", "typical"]
 Quantization = Literal["4bit", "8bit", "none"]
 Device = Literal["auto", "cuda", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+DraftTree = Literal["dynamic", "static"]
 FinishReason = Literal["eos", "stop", "length", "context", "cancelled"]
 
 
@@ -32,7 +33,8 @@ class SamplingOptions:
     seed: None draws a fresh one for each reply. max_tokens: of one reply.
     acceptance: "exact" keeps the base model's distribution; "typical" is the paper's rule and is lossy.
     drafting: False decodes plainly. tree_size: nodes of the draft tree, root included; None lets the
-    engine choose from measured step times.
+    engine choose, from measured step times. tree: "dynamic" takes at each step the likeliest nodes, from the
+    heads and from what the conversation repeats; "static" always the same ones, best on the whole.
     """
 
     temperature: float = 0.2
@@ -44,6 +46,7 @@ class SamplingOptions:
     acceptance: AcceptanceRule = "exact"
     drafting: bool = True
     tree_size: int | None = None
+    tree: DraftTree = "dynamic"
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -122,7 +125,8 @@ class LoadRequest:
 @dataclass(frozen=True, slots=True)
 class EngineInfo:
     """What is loaded. step_seconds: tree size -> measured seconds of one whole step on this machine
-    (1 is plain decoding, the reference of the speed-up). tree_size: what the engine chose from them.
+    (1 is plain decoding, the reference of the speed-up). tree_size: what pays most of them on the whole; a
+    dynamic draft's own size is chosen anew at every step.
     memory_bytes: weights, heads and KV cache, as allocated.
     """
 

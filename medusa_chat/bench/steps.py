@@ -13,9 +13,8 @@ from medusa_chat.bench.generation import generate_greedily
 from medusa_chat.bench.random_model import random_heads, random_model
 from medusa_chat.bench.shapes import Shape
 from medusa_chat.bench.timing import copy_bandwidth
-from medusa_chat.decoding.draft import Candidates
 from medusa_chat.decoding.generate import Context, generate
-from medusa_chat.decoding.tree import best_tree, published_paths
+from medusa_chat.decoding.planning import dynamic_candidates, fixed_plan
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name
@@ -90,11 +89,10 @@ def step_seconds(
 
     The context keeps its rows, so that only the first call with it runs the prompt.
     """
-    paths = best_tree(published_paths(heads.num_heads), num_nodes).paths
-    candidates = Candidates(paths, device=base.device)
+    plan = fixed_plan(dynamic_candidates(heads.num_heads, base.device), num_nodes)
     options = SamplingOptions(temperature=0.0)
     prompt_ids = _prompt_ids(base, num_context)
-    steps = generate(base, heads, context, prompt_ids, lambda: options, lambda _: candidates)
+    steps = generate(base, heads, context, prompt_ids, lambda: options, lambda _: plan)
     timed = islice(steps, 1 + _NUM_WARM_UPS, 1 + _NUM_WARM_UPS + _NUM_TIMED)  # the prefill comes first
     return [step.seconds for step in timed]
 

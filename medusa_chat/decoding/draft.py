@@ -102,9 +102,8 @@ class Pool:
 
 def rank_guesses(head_logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The heads' logits (K, V) -> ids and log-probabilities (K, R) of their R best guesses, best first."""
-    head_logits = head_logits.float()
-    best = head_logits.topk(num_ranks)
-    return best.indices, best.values - head_logits.logsumexp(-1, keepdim=True)
+    best = head_logits.float().log_softmax(-1).topk(num_ranks)
+    return best.indices, best.values
 
 
 def draft_static(candidates: Candidates, root: torch.Tensor, ranked_ids: torch.Tensor) -> Draft:

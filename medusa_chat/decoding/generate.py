@@ -12,7 +12,7 @@ from dataclasses import dataclass, field
 import torch
 
 from medusa_chat.decoding.acceptance import ACCEPTANCE_RULES
-from medusa_chat.decoding.draft import Candidates, draft_static, rank_guesses
+from medusa_chat.decoding.planning import Plan, plain_plan, propose
 from medusa_chat.decoding.sampling import choose
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
@@ -46,11 +46,14 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Tokens one base forward emitted. num_nodes: rows verified, 0 for the prefill. seconds: wall time."""
+    """Tokens one base forward emitted. num_nodes: rows verified, 0 for the prefill. seconds: wall time.
+    expected: tokens that its draft was expected to bring, where the plan could tell.
+    """
 
     ids: list[int]
     num_nodes: int
     seconds: float
+    expected: float | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -60,15 +63,15 @@ def generate(
     context: Context,
     prompt_ids: Sequence[int],
     options: Callable[[], SamplingOptions],
-    plan: Callable[[SamplingOptions], Candidates],
+    plan: Callable[[SamplingOptions], Plan],
     *,
     eos_ids: Collection[int] = (),
     generator: torch.Generator | None = None,
 ) -> Iterator[Step]:
     """Yields the prefill's Step with the first token, then one Step for each base forward.
 
-    options is called at every step; plan turns them into that step's tree, and a tree of one node is plain
-    decoding by the same code. Ends with a finish_reason: "eos" (the EOS is the last id), "length"
+    options is called at every step; plan turns them into how that step drafts, and a draft of one node is
+    plain decoding by the same code. Ends with a finish_reason: "eos" (the EOS is the last id), "length"
     (max_tokens) or "context" (the model's context is full).
     """
     num_emitted = 0
@@ -85,7 +88,7 @@ def generate(
         elif len(context.ids) + 1 >= base.context_length:
             reason = "context"
         num_emitted += len(ids)
-        yield Step(ids, step.num_nodes, step.seconds, reason)
+        yield Step(ids, step.num_nodes, step.seconds, step.expected, reason)
         if reason is not None:
             return
 
@@ -97,7 +100,7 @@ def _steps(
     context: Context,
     prompt_ids: Sequence[int],
     options: Callable[[], SamplingOptions],
-    plan: Callable[[SamplingOptions], Candidates],
+    plan: Callable[[SamplingOptions], Plan],
     generator: torch.Generator | None,
 ) -> Iterator[Step]:
     started = time.perf_counter()
@@ -109,20 +112,21 @@ def _steps(
     root = choose(base.logits(hidden)[0], options(), uniforms[len(context.ids) - 1])
     yield Step([root], 0, time.perf_counter() - started)
 
-    root_only = Candidates([], device=base.device)
+    text = torch.empty(
+        base.context_length, dtype=torch.long, device=base.device
+    )  # as context.ids, and the root
+    text[: len(context.ids)] = torch.tensor(context.ids)
+    plain = plain_plan(base.device)
     while True:
         started = time.perf_counter()
         current = options()
-        candidates = plan(current)
         num_cached = len(context.ids)
+        text[num_cached] = root
         # Propose
-        if heads is None or num_cached + candidates.num_heads >= base.context_length:
-            candidates = root_only
-        root_id = torch.tensor(root, device=base.device)
-        guesses = root_id.new_empty(0, 0)
-        if heads is not None and len(candidates) > 1:
-            guesses, _ = rank_guesses(heads.logits(hidden, base), candidates.num_ranks)  # (K, R)
-        draft = draft_static(candidates, root_id, guesses)  # N nodes
+        step_plan = plan(current)
+        if num_cached + step_plan.candidates.max_depth >= base.context_length:
+            step_plan = plain
+        draft, expected = propose(step_plan, base, heads, hidden, text[: num_cached + 1])  # N nodes
         # Verify
         positions = num_cached + draft.depths  # (N,)
         all_hidden = base.forward(draft.ids[None], context.cache, positions, draft.visible)[0]  # (N, D)
@@ -130,8 +134,10 @@ def _steps(
         # Accept
         accepted = ACCEPTANCE_RULES[current.acceptance](logits, draft, current, uniforms[num_cached:])
         # Commit
-        kept = draft.ids[accepted.path].tolist()
+        kept_ids = draft.ids[accepted.path]
+        text[num_cached : num_cached + len(accepted.path)] = kept_ids
+        kept = kept_ids.tolist()
         context.commit(accepted.path, kept)
         hidden = all_hidden[accepted.path[-1] :][:1]
         root = accepted.next_root
-        yield Step([*kept[1:], root], len(draft), time.perf_counter() - started)
+        yield Step([*kept[1:], root], len(draft), time.perf_counter() - started, expected)

@@ -3,13 +3,20 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any
 
 import torch
 
-from medusa_chat.decoding.draft import Candidates
+from medusa_chat.decoding.draft import Candidates, Pool
 from medusa_chat.decoding.generate import Context, Step, generate
+from medusa_chat.decoding.planning import (
+    Plan,
+    SizeChooser,
+    dynamic_candidates,
+    fixed_plan,
+    plain_plan,
+)
 from medusa_chat.decoding.tree import Tree, best_tree, expected_tokens, published_paths
 from medusa_chat.decoding.tuning import choose_tree_size, measure_sizes, measure_step
 from medusa_chat.engine.opening import OnProgress, OpenModel, open_heads, open_model
@@ -53,12 +60,16 @@ class Session:
         self._path_probability = (
             {} if heads is None else heads.calibration or published_paths(heads.num_heads)
         )
+        num_heads = 0 if heads is None else heads.num_heads
+        self._plain = plain_plan(base.device)
+        self._candidates = dynamic_candidates(num_heads, base.device)
+        self._headless = dynamic_candidates(0, base.device)
         self._tree = cache(self._best_tree)
-        self._candidates = cache(self._best_candidates)
+        self._static_plan = cache(self._best_plan)
+        self._fixed_plan = cache(partial(fixed_plan, self._candidates))
+        self._chooser = SizeChooser()
         self._step_seconds = measure_sizes(
-            lambda tree: measure_step(base, heads, self._candidates(len(tree))),
-            self._tree,
-            self._path_probability,
+            lambda size: measure_step(base, heads, self._fixed_plan(size)), len(self._candidates)
         )
         expected = {
             size: expected_tokens(self._tree(size), self._path_probability) for size in self._step_seconds
@@ -94,6 +105,8 @@ class Session:
         yield ReplyStarted(len(prompt.ids), num_cached, prompt.num_dropped)
         detokenizer, scanner = Detokenizer(self._tokenizer), StopScanner(self.options.stop)
         for step in self._steps_in_memory(prompt.ids):
+            if step.expected is not None:
+                self._chooser.observe(step.expected, len(step.ids))
             text = scanner.feed(detokenizer.feed(step.ids))
             reason: FinishReason | None = "stop" if scanner.stopped else step.finish_reason
             if reason is None and self.cancelled:
@@ -141,14 +154,25 @@ class Session:
             generator=generator,
         )
 
-    def _plan(self, options: SamplingOptions) -> Candidates:
-        return self._candidates((options.tree_size or self._tree_size) if options.drafting else 1)
+    def _plan(self, options: SamplingOptions) -> Plan:
+        if not options.drafting:
+            return self._plain
+        if options.tree == "static":
+            return self._static_plan(options.tree_size or self._tree_size)
+        if options.tree_size is not None:
+            return self._fixed_plan(options.tree_size)
+        return Plan(self._headless if self._chooser.is_resting() else self._candidates, self._choose_size)
+
+    def _choose_size(self, pool: Pool) -> int:
+        expected = pool.expected.tolist()
+        seconds = {size: seconds for size, seconds in self._step_seconds.items() if size <= len(expected)}
+        return self._chooser.choose({size: expected[size - 1] for size in seconds}, seconds)
+
+    def _best_plan(self, num_nodes: int) -> Plan:
+        return Plan(Candidates(self._tree(num_nodes).paths, self._base.device))
 
     def _best_tree(self, num_nodes: int) -> Tree:
         return best_tree(self._path_probability, num_nodes)
-
-    def _best_candidates(self, num_nodes: int) -> Candidates:
-        return Candidates(self._tree(num_nodes).paths, device=self._base.device)
 
     def _stats(self, step: Step) -> StepStats:
         return StepStats(step.num_nodes, len(step.ids), step.seconds, len(self._context.ids))

@@ -17,6 +17,7 @@ from medusa_chat.decoding import generate as loop
 from medusa_chat.decoding.acceptance import Acceptance, accept_exact
 from medusa_chat.decoding.draft import Candidates, Draft
 from medusa_chat.decoding.generate import Context, generate
+from medusa_chat.decoding.planning import Plan
 from medusa_chat.decoding.sampling import probabilities
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
@@ -32,8 +33,8 @@ FILTERS = {
     "top-k": {"temperature": 1.3, "top_p": 1.0, "top_k": 3},
     "min-p": {"temperature": 0.8, "top_p": 1.0, "min_p": 0.1},
 }
-CHAIN = Candidates([(0,), (0, 0), (0, 0, 0)])
-WIDE = Candidates([*product(range(4), repeat=1), *product(range(3), repeat=2), (0, 0, 0), (1, 0, 0)])
+CHAIN = Plan(Candidates([(0,), (0, 0), (0, 0, 0)]))
+WIDE = Plan(Candidates([*product(range(4), repeat=1), *product(range(3), repeat=2), (0, 0, 0), (1, 0, 0)]))
 
 
 def exact_distribution(base: BaseModel, options: SamplingOptions) -> dict[tuple[int, ...], float]:
@@ -52,7 +53,7 @@ def exact_distribution(base: BaseModel, options: SamplingOptions) -> dict[tuple[
 
 
 def sample(
-    base: BaseModel, heads: MedusaHeads, tree: Candidates, options: SamplingOptions, count: int
+    base: BaseModel, heads: MedusaHeads, tree: Plan, options: SamplingOptions, count: int
 ) -> Counter[tuple[int, ...]]:
     context, counts = Context(base.new_cache()), Counter[tuple[int, ...]]()
     generator = torch.Generator().manual_seed(11)
@@ -86,7 +87,7 @@ def table() -> torch.Tensor:
 @pytest.mark.parametrize("name", FILTERS)
 @pytest.mark.parametrize("tree", [CHAIN, WIDE], ids=["chain", "wide"])
 @pytest.mark.parametrize("useful", [True, False], ids=["good heads", "useless heads"])
-def test_frequencies_match_plain_sampling(name: str, tree: Candidates, useful: bool) -> None:
+def test_frequencies_match_plain_sampling(name: str, tree: Plan, useful: bool) -> None:
     base = TableModel(table())
     heads = table_heads(table(), 3) if useful else random_heads(base, 3, own_lm_heads=True)
     options = options_of(name)
@@ -133,12 +134,12 @@ def test_a_biased_acceptance_fails_the_same_test(
 
 
 @pytest.mark.parametrize("tree", [CHAIN, WIDE], ids=["chain", "wide"])
-def test_the_same_seed_gives_the_same_tokens_with_and_without_drafts(tree: Candidates) -> None:
+def test_the_same_seed_gives_the_same_tokens_with_and_without_drafts(tree: Plan) -> None:
     base = tiny_llama()
     heads = random_heads(base, 3)
     for seed in range(5):
         replies = []
-        for used in (Candidates([]), tree):
+        for used in (Plan(Candidates([])), tree):
             options = SamplingOptions(temperature=1.0, top_p=0.95, max_tokens=40)
             steps = generate(
                 base,

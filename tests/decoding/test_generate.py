@@ -9,14 +9,15 @@ import torch
 
 from medusa_chat.decoding.draft import Candidates
 from medusa_chat.decoding.generate import Context, Step, generate
+from medusa_chat.decoding.planning import Plan
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import SamplingOptions
 from tests.tiny import TableModel, random_heads, table_heads, tiny_llama
 
-PLAIN = Candidates([])
-CHAIN = Candidates([(0,), (0, 0), (0, 0, 0)])
-WIDE = Candidates([(0,), (1,), (2,), (0, 0), (1, 0), (0, 0, 0)])
+PLAIN = Plan(Candidates([]))
+CHAIN = Plan(Candidates([(0,), (0, 0), (0, 0, 0)]))
+WIDE = Plan(Candidates([(0,), (1,), (2,), (0, 0), (1, 0), (0, 0, 0)]))
 GREEDY = SamplingOptions(temperature=0.0, max_tokens=30)
 
 
@@ -35,7 +36,7 @@ def wrong_heads(base: TableModel) -> MedusaHeads:
 def run(
     base: BaseModel,
     heads: MedusaHeads | None,
-    tree: Candidates,
+    tree: Plan,
     options: SamplingOptions = GREEDY,
     prompt: list[int] | None = None,
     context: Context | None = None,
@@ -67,8 +68,8 @@ def test_never_accept() -> None:
     assert all(len(step.ids) == 1 for step in steps)
 
 
-@pytest.mark.parametrize("tree", [CHAIN, WIDE, Candidates([(0,), (1,), (2,), (3,)])])
-def test_sometimes_accept_on_a_real_transformer(tree: Candidates) -> None:
+@pytest.mark.parametrize("tree", [CHAIN, WIDE, Plan(Candidates([(0,), (1,), (2,), (3,)]))])
+def test_sometimes_accept_on_a_real_transformer(tree: Plan) -> None:
     base = tiny_llama()
     plain = run(base, None, PLAIN)
     # Untrained heads share the LM head and start as the base itself: now and then right.

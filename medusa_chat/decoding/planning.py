@@ -1,0 +1,121 @@
+"""How a step drafts: from what, and how many nodes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+
+import torch
+
+from medusa_chat.decoding.draft import (
+    Candidates,
+    Draft,
+    Pool,
+    draft_best,
+    draft_static,
+    pool_candidates,
+    rank_guesses,
+)
+from medusa_chat.decoding.lookup import MAX_CHAIN, look_up
+from medusa_chat.decoding.tree import published_paths
+from medusa_chat.model.base import BaseModel
+from medusa_chat.model.heads import MedusaHeads
+
+# How fast the chooser forgets: what lies fifty steps back counts a third.
+_MEMORY = 0.98
+# Hoped and kept tokens that every step brings in besides its own, so that heads once given up get new trials.
+_TRUST = 0.005
+_FIRST_TRUST = 4.0
+_LONGEST_REST = 32
+
+
+class SizeChooser:
+    """Chooses the number of nodes of each step, for most tokens per second.
+
+    A pool says how many tokens to expect of each size; how far that was true before corrects it. Where not
+    even the best size pays, it chooses 1, and rests before the heads are asked again: for one step, then two,
+    four, up to 32.
+    """
+
+    def __init__(self) -> None:
+        self._hoped = self._kept = _FIRST_TRUST
+        self._rest = self._num_rests = 0
+
+    @property
+    def trust(self) -> float:
+        """Drafts kept for each one hoped for."""
+        return self._kept / self._hoped
+
+    def is_resting(self) -> bool:
+        """Whether this step should draft from no heads. Asked once a step."""
+        self._rest = max(0, self._rest - 1)
+        return self._rest > 0
+
+    def choose(self, expected: Mapping[int, float], step_seconds: Mapping[int, float]) -> int:
+        """expected: size -> tokens to expect of a step. step_seconds: size -> seconds of one; 1 is among
+        them.
+        """
+        size = max(step_seconds, key=lambda size: self._corrected(expected[size]) / step_seconds[size])
+        if size > 1:
+            self._num_rests = 0
+        elif self._rest == 0:
+            # One more than the steps left out: the next question takes one off before it answers.
+            self._rest = 1 + min(2**self._num_rests, _LONGEST_REST)
+            self._num_rests += 1
+        return size
+
+    def observe(self, expected: float, num_tokens: int) -> None:
+        """expected: of the draft that was verified, 1 if it was the root alone; num_tokens: it brought."""
+        self._hoped = _MEMORY * self._hoped + (expected - 1) + _TRUST
+        self._kept = _MEMORY * self._kept + (num_tokens - 1) + _TRUST
+
+    def _corrected(self, expected: float) -> float:
+        return 1 + self.trust * (expected - 1)
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """candidates: what a step's draft may hold. choose_size: how many of the pool's best it takes; None: all
+    candidates, a static tree. Of a single candidate, the root, it is plain decoding.
+    """
+
+    candidates: Candidates
+    choose_size: Callable[[Pool], int] | None = None
+
+
+def dynamic_candidates(num_heads: int, device: torch.device | str = "cpu") -> Candidates:
+    """All that a dynamic draft chooses among: paths that may be worth a node with any heads, and a chain."""
+    return Candidates(published_paths(num_heads), device, chain_length=MAX_CHAIN)
+
+
+def plain_plan(device: torch.device | str = "cpu") -> Plan:
+    return Plan(Candidates([], device))
+
+
+def fixed_plan(candidates: Candidates, num_nodes: int) -> Plan:
+    """At each step the num_nodes likeliest candidates, or all; of one node, plain decoding."""
+    if num_nodes == 1:
+        return plain_plan(candidates.depths.device)
+    return Plan(candidates, lambda pool: min(num_nodes, len(candidates)))
+
+
+def propose(
+    plan: Plan,
+    base: BaseModel,
+    heads: MedusaHeads | None,
+    hidden: torch.Tensor,
+    text: torch.Tensor,
+) -> tuple[Draft, float | None]:
+    """hidden (1, D): of the last token before the root. text (T + 1,) int64: the conversation, the root its
+    last token. Returns the draft and the tokens to expect of it, if the plan can tell.
+    """
+    candidates = plan.candidates
+    ids, log_probs = text.new_empty(0, 0), torch.empty(0, 0, device=text.device)  # (K, R)
+    if heads is not None and candidates.num_heads > 0:
+        ids, log_probs = rank_guesses(heads.logits(hidden, base), candidates.num_ranks)
+    if plan.choose_size is None:
+        return draft_static(candidates, text[-1], ids), None
+    chain = look_up(text, torch.tensor(len(text), device=text.device))
+    pool = pool_candidates(text[-1], ids, log_probs, candidates, chain)
+    num_nodes = plan.choose_size(pool)
+    return draft_best(pool, candidates, num_nodes), float(pool.expected[num_nodes - 1])
