@@ -12,6 +12,7 @@ from dataclasses import dataclass
 import torch
 
 from medusa_chat.decoding.lookup import Chain
+from medusa_chat.decoding.sampling import largest
 from medusa_chat.decoding.tree import NodePath, Tree
 
 
@@ -102,8 +103,8 @@ class Pool:
 
 def rank_guesses(head_logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
     """The heads' logits (K, V) -> ids and log-probabilities (K, R) of their R best guesses, best first."""
-    best = head_logits.float().log_softmax(-1).topk(num_ranks)
-    return best.indices, best.values
+    log_probs, ids = largest(head_logits.float().log_softmax(-1), num_ranks)
+    return ids, log_probs
 
 
 def draft_static(candidates: Candidates, root: torch.Tensor, ranked_ids: torch.Tensor) -> Draft:
@@ -193,6 +194,6 @@ def _used(ranked: torch.Tensor, candidates: Candidates) -> torch.Tensor:
 
 
 def _draft(ids: torch.Tensor, parents: torch.Tensor, depths: torch.Tensor, paths: torch.Tensor) -> Draft:
-    nodes = torch.arange(ids.shape[0], device=ids.device)
-    visible = (paths[:, :, None] == nodes).any(1)  # (N, N)
+    visible = torch.zeros(ids.shape[0], ids.shape[0], dtype=torch.bool, device=ids.device)
+    visible = visible.scatter(1, paths, torch.ones_like(paths, dtype=torch.bool))
     return Draft(ids, parents, depths, visible, paths)

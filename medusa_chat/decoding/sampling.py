@@ -10,6 +10,8 @@ import torch
 
 from medusa_chat.records import SamplingOptions
 
+_BLOCK = 128  # divides the vocabularies of the usual models
+
 
 def probabilities(logits: torch.Tensor, options: SamplingOptions) -> torch.Tensor:
     """(…, V) logits -> (…, V) float32 probabilities after temperature (above 0) and filters."""
@@ -58,7 +60,34 @@ def choose(logits: torch.Tensor, options: SamplingOptions, uniform: torch.Tensor
 
 def greedy(logits: torch.Tensor) -> torch.Tensor:
     """(…, V) logits -> (…) ids; the first of equals, which are common in bfloat16."""
-    return logits.float().argmax(-1)  # torch's bfloat16 argmax takes four times as long on a CPU
+    blocks = _blocks(logits)
+    if blocks is None:
+        return logits.float().argmax(-1)
+    first = blocks.amax(-1).float().argmax(-1)  # (…) the first block that holds the largest
+    inside = blocks.gather(-2, first[..., None, None].expand(*first.shape, 1, _BLOCK))[..., 0, :]
+    return first * _BLOCK + inside.float().argmax(-1)
+
+
+def largest(logits: torch.Tensor, count: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(…, V) logits -> values and ids (…, count) of the largest, in falling order."""
+    blocks = _blocks(logits)
+    if blocks is None or blocks.shape[-2] < count:
+        best = logits.topk(count)
+        return best.values, best.indices
+    # No more than `count` blocks can hold them.
+    chosen = blocks.amax(-1).topk(count).indices  # (…, count)
+    inside = blocks.gather(-2, chosen[..., None].expand(*chosen.shape, _BLOCK)).flatten(-2)
+    values, places = inside.topk(count)
+    return values, chosen.gather(-1, places // _BLOCK) * _BLOCK + places % _BLOCK
+
+
+def _blocks(logits: torch.Tensor) -> torch.Tensor | None:
+    """(…, V) -> (…, V / 128, 128) on a CPU, where the maximum of each block is found several times faster
+    than a row's argmax or topk: 4 and 2 times for 8 and 4 rows of 49152 in bfloat16.
+    """
+    if logits.is_cuda or logits.shape[-1] % _BLOCK:
+        return None
+    return logits.reshape(*logits.shape[:-1], -1, _BLOCK)
 
 
 def _renormalised(probs: torch.Tensor, keep: torch.Tensor) -> torch.Tensor:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 import torch
 
-from medusa_chat.decoding.sampling import choose, choose_rows, probabilities
+from medusa_chat.decoding.sampling import choose, choose_rows, greedy, largest, probabilities
 from medusa_chat.records import SamplingOptions
 
 LOGITS = torch.tensor([0.5, 0.1, 0.3, 0.1]).log()
@@ -68,6 +68,19 @@ def test_no_draw_takes_what_was_filtered_out() -> None:
 def test_greedy_takes_the_argmax_whatever_the_number() -> None:
     for uniform in (0.0, 0.999):
         assert choose(LOGITS, options(temperature=0.0), torch.tensor(uniform)) == 0
+
+
+@pytest.mark.parametrize("vocab_size", [100, 128 * 20, 128 * 20 + 1])
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_the_largest_are_found_block_by_block(vocab_size: int, dtype: torch.dtype) -> None:
+    generator = torch.Generator().manual_seed(0)
+    for _ in range(20):
+        logits = (torch.randn(3, vocab_size, generator=generator) * 2).round().to(dtype)  # many equals
+        assert torch.equal(greedy(logits), logits.float().argmax(-1))
+        values, ids = largest(logits, 16)
+        assert torch.equal(values, logits.topk(16).values)
+        assert torch.equal(logits.gather(-1, ids), values)
+        assert all(len(set(row)) == 16 for row in ids.tolist())
 
 
 @pytest.mark.parametrize("values", [{}, {"top_p": 0.7}, {"top_k": 30}, {"top_p": 0.95, "min_p": 0.05}])

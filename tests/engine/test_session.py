@@ -77,6 +77,20 @@ def test_drafting_changes_no_token_and_saves_steps(session: Session) -> None:
         assert ids(drafted) == ids(plain)
         assert len(drafted) < 0.8 * len(plain)
         assert {chunk.step.num_nodes for chunk in drafted} == {0, tree_size}
+        static = reply(session, QUESTION, replace(GREEDY, tree_size=tree_size, tree="static"))
+        assert ids(static) == ids(plain)
+        assert len(static) >= len(drafted)
+    assert ids(reply(session, QUESTION, GREEDY)) == ids(plain)
+
+
+def test_without_heads_what_the_conversation_repeats_is_drafted(default_model: Path) -> None:
+    session = Session(open_model(LoadRequest(str(default_model), device="cpu"), lambda progress: None), None)
+    question = [Message("user", "Repeat this line ten times: The cat sat on the mat and looked at the moon.")]
+    plain = reply(session, question, replace(GREEDY, drafting=False))
+    drafted = reply(session, question, GREEDY)
+    assert ids(drafted) == ids(plain)
+    assert len(drafted) < 0.6 * len(plain)
+    assert session.info.num_heads == 0
 
 
 def test_a_seed_gives_the_same_reply_with_and_without_drafts(session: Session) -> None:
