@@ -7,6 +7,11 @@ import shutil
 from pathlib import Path
 
 import pytest
+import torch
+
+# Without a GPU Triton interprets its kernels, if told so before they are defined.
+if not torch.cuda.is_available():
+    os.environ.setdefault("TRITON_INTERPRET", "1")
 
 from medusa_chat import checkpoints, paths
 from medusa_chat.registry import resolve

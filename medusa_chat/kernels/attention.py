@@ -1,0 +1,247 @@
+"""Attention of a few rows, in a tree or in a run, over a long cache; its cost follows the tokens in it.
+
+A row at position p attends to its keys in two parts. Those at positions below a boundary, a multiple of 16 at
+least 15 behind p, lie in the cache in order: they are cut into runs of 256 positions, each taken by a program
+of its own on the tensor cores. The 16 to 31 after it, which for a node of a tree are its ancestors wherever
+they lie, are gathered row by row. A last kernel joins the parts in order.
+
+Runs, boundary and gathered places depend on p alone, so a row's output has the same bits whether it was
+decoded plainly, in a prompt or as a node of any tree. Grouped queries share one read of their keys and values.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+from medusa_chat.kernels.rotary import HeadShape
+
+MAX_DEPTH = 15  # of a tree; the gathered part must reach from any node to its root
+RUN = 256  # positions taken by one program
+_MAX_DEPTH = tl.constexpr(MAX_DEPTH)
+_RUN = tl.constexpr(RUN)
+_TAIL = tl.constexpr(32)
+
+
+@dataclass(frozen=True, slots=True)
+class Placement:
+    """Where M rows stand. length (1,) int32: rows in the cache before them. depths (M,) int64: each row's
+    position behind those. paths (M, W) int64: the row that is its ancestor at each depth up to its own; None if
+    the rows are a run, each seeing all before it. num_runs: no less than runs of positions that any row reaches.
+    """
+
+    length: torch.Tensor
+    depths: torch.Tensor
+    paths: torch.Tensor | None
+    num_runs: int
+
+
+def runs_reached(num_positions: int) -> int:
+    """Runs that cover so many positions."""
+    return max(1, -(-num_positions // RUN))
+
+
+def attention_reference(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    shape: HeadShape,
+    placement: Placement,
+    scale: float,
+) -> torch.Tensor:
+    """queries (M, H, d), keys and values (G, capacity, d) with the M rows appended -> (M, H·d)."""
+    num_rows = queries.shape[0]
+    length, depths = int(placement.length), placement.depths
+    rows = torch.arange(num_rows, device=queries.device)
+    if placement.paths is None:
+        visible = rows <= rows[:, None]
+    else:
+        on_path = torch.arange(placement.paths.shape[1], device=rows.device) <= depths[:, None]  # (M, W)
+        visible = ((placement.paths[:, :, None] == rows) & on_path[:, :, None]).any(1)
+    before = visible.new_ones(num_rows, length)
+    visible = torch.cat([before, visible], 1)  # (M, T + M)
+    group = shape.num_heads // shape.num_kv_heads
+    seen_keys, seen_values = (x[:, : length + num_rows].float().repeat_interleave(group, 0) for x in (keys, values))
+    scores = torch.einsum("mhd,htd->hmt", queries.float(), seen_keys) * scale
+    weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
+    return torch.einsum("hmt,htd->mhd", weights, seen_values).flatten(1).to(queries.dtype)
+
+
+def attention(
+    queries: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    shape: HeadShape,
+    placement: Placement,
+    scale: float,
+) -> torch.Tensor:
+    """As attention_reference, in two launches."""
+    num_rows, num_heads, dim = queries.shape
+    group = num_heads // shape.num_kv_heads
+    num_parts = placement.num_runs + 1
+    block_rows = 16
+    num_tiles = triton.cdiv(num_rows * group, block_rows)
+    parts = torch.empty(num_rows, num_heads, num_parts, dim, dtype=torch.float32, device=queries.device)
+    # Of each part: the largest score, and the sum of weights relative to it.
+    sums = torch.empty(num_rows, num_heads, num_parts, 2, dtype=torch.float32, device=queries.device)
+    block_dim = triton.next_power_of_2(dim)
+    paths, width = placement.paths, 0 if placement.paths is None else placement.paths.shape[1]
+    tail_heads = num_rows * shape.num_kv_heads
+    run_heads = num_tiles * shape.num_kv_heads * placement.num_runs
+    _parts_kernel[(tail_heads + run_heads,)](
+        queries, keys, values, placement.length, placement.depths, paths, parts, sums,
+        num_rows, num_parts, num_tiles, keys.stride(0), scale * 1.4426950408889634,
+        WIDTH=width, HEADS=num_heads, KV_HEADS=shape.num_kv_heads, GROUP=group,
+        DIM=dim, BLOCK_DIM=block_dim, BLOCK_ROWS=block_rows, BLOCK_KEYS=64, num_warps=4,
+    )  # fmt: skip
+    out = torch.empty(num_rows, num_heads * dim, dtype=queries.dtype, device=queries.device)
+    _join_kernel[(num_rows, num_heads)](
+        parts, sums, placement.length, placement.depths, out, num_parts,
+        HEADS=num_heads, DIM=dim, BLOCK_DIM=block_dim, num_warps=1,
+    )  # fmt: skip
+    return out
+
+
+@triton.jit
+def _boundary(position):
+    """Where the gathered part of a row at this position begins."""
+    return tl.maximum(position - _MAX_DEPTH, 0) // 16 * 16
+
+
+@triton.jit(do_not_specialize=["num_rows", "num_parts", "num_tiles"])
+def _parts_kernel(
+    queries_ptr, keys_ptr, values_ptr, length_ptr, depths_ptr, paths_ptr, parts_ptr, sums_ptr,
+    num_rows, num_parts, num_tiles, kv_stride, scale,
+    WIDTH: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
+    DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+):  # fmt: skip
+    program = tl.program_id(0)
+    length = tl.load(length_ptr)
+    if program < num_rows * KV_HEADS:
+        _gathered_part(
+            queries_ptr, keys_ptr, values_ptr, depths_ptr, paths_ptr, parts_ptr, sums_ptr,
+            program // KV_HEADS, program % KV_HEADS, length, num_parts, kv_stride, scale,
+            WIDTH, HEADS, GROUP, DIM, BLOCK_DIM,
+        )  # fmt: skip
+    else:
+        program -= num_rows * KV_HEADS
+        _run_part(
+            queries_ptr, keys_ptr, values_ptr, depths_ptr, parts_ptr, sums_ptr,
+            program // (num_tiles * KV_HEADS), program // num_tiles % KV_HEADS, program % num_tiles,
+            length, num_rows, num_parts, kv_stride, scale,
+            HEADS, GROUP, DIM, BLOCK_DIM, BLOCK_ROWS, BLOCK_KEYS,
+        )  # fmt: skip
+
+
+@triton.jit
+def _run_part(
+    queries_ptr, keys_ptr, values_ptr, depths_ptr, parts_ptr, sums_ptr,
+    run, kv_head, tile, length, num_rows, num_parts, kv_stride, scale,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+):  # fmt: skip
+    """A tile of rows (of all heads of the group) against the keys of one run of positions."""
+    flat = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    row = flat // GROUP
+    head = kv_head * GROUP + flat % GROUP
+    inside = row < num_rows
+    boundary = _boundary(length + tl.load(depths_ptr + row, mask=inside, other=0).to(tl.int32))
+    boundary = tl.where(inside, boundary, 0)
+    first = run * _RUN
+    last = tl.minimum(first + _RUN, tl.max(boundary))
+    if first < last:
+        dim = tl.arange(0, BLOCK_DIM)
+        in_dim = dim < DIM
+        q = tl.load(
+            queries_ptr + (row * HEADS + head)[:, None] * DIM + dim[None, :],
+            mask=inside[:, None] & in_dim[None, :],
+            other=0.0,
+        )
+        best = tl.full((BLOCK_ROWS,), -float("inf"), tl.float32)
+        total = tl.zeros((BLOCK_ROWS,), tl.float32)
+        acc = tl.zeros((BLOCK_ROWS, BLOCK_DIM), tl.float32)
+        base = kv_head.to(tl.int64) * kv_stride
+        for block in range(_RUN // BLOCK_KEYS):
+            at = first + block * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
+            within = at < last
+            offsets = base + at.to(tl.int64)[:, None] * DIM + dim[None, :]
+            there = within[:, None] & in_dim[None, :]
+            k = tl.load(keys_ptr + offsets, mask=there, other=0.0)  # (BLOCK_KEYS, d)
+            v = tl.load(values_ptr + offsets, mask=there, other=0.0)
+            scores = tl.dot(q, tl.trans(k)) * scale
+            scores = tl.where(at[None, :] < boundary[:, None], scores, -float("inf"))
+            new_best = tl.maximum(best, tl.max(scores, 1))
+            safe = tl.where(new_best == -float("inf"), 0.0, new_best)
+            weights = tl.exp2(scores - safe[:, None])
+            shrink = tl.exp2(best - safe)
+            total = total * shrink + tl.sum(weights, 1)
+            acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v)
+            best = new_best
+        part = (row * HEADS + head).to(tl.int64) * num_parts + run
+        tl.store(parts_ptr + part[:, None] * DIM + dim[None, :], acc, mask=inside[:, None] & in_dim[None, :])
+        tl.store(sums_ptr + part * 2, best, mask=inside)
+        tl.store(sums_ptr + part * 2 + 1, total, mask=inside)
+
+
+@triton.jit
+def _gathered_part(
+    queries_ptr, keys_ptr, values_ptr, depths_ptr, paths_ptr, parts_ptr, sums_ptr,
+    row, kv_head, length, num_parts, kv_stride, scale,
+    WIDTH: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
+):  # fmt: skip
+    """One row, of all heads of the group, against its last 16 to 31 keys and itself."""
+    position = length + tl.load(depths_ptr + row).to(tl.int32)
+    at = _boundary(position) + tl.arange(0, _TAIL)
+    within = at <= position
+    if WIDTH > 0:
+        in_tree = within & (at >= length)
+        node = tl.load(paths_ptr + row * WIDTH + at - length, mask=in_tree, other=0).to(tl.int32)
+        at = tl.where(in_tree, length + node, at)
+    dim = tl.arange(0, BLOCK_DIM)
+    in_dim = dim < DIM
+    offsets = kv_head.to(tl.int64) * kv_stride + at.to(tl.int64)[:, None] * DIM + dim[None, :]
+    there = within[:, None] & in_dim[None, :]
+    k = tl.load(keys_ptr + offsets, mask=there, other=0.0).to(tl.float32)  # (32, d)
+    v = tl.load(values_ptr + offsets, mask=there, other=0.0).to(tl.float32)
+    for i in range(GROUP):
+        query = row * HEADS + kv_head * GROUP + i
+        q = tl.load(queries_ptr + query * DIM + dim, mask=in_dim, other=0.0).to(tl.float32)
+        scores = tl.where(within, tl.sum(k * q[None, :], 1) * scale, -float("inf"))
+        best = tl.max(scores, 0)
+        weights = tl.exp2(scores - best)
+        part = query.to(tl.int64) * num_parts + num_parts - 1
+        tl.store(parts_ptr + part * DIM + dim, tl.sum(weights[:, None] * v, 0), mask=in_dim)
+        tl.store(sums_ptr + part * 2, best)
+        tl.store(sums_ptr + part * 2 + 1, tl.sum(weights, 0))
+
+
+@triton.jit(do_not_specialize=["num_parts"])
+def _join_kernel(
+    parts_ptr, sums_ptr, length_ptr, depths_ptr, out_ptr, num_parts,
+    HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
+):  # fmt: skip
+    """The parts of one row and head, in order of position; the gathered one, which is never empty, first."""
+    row = tl.program_id(0)
+    head = tl.program_id(1)
+    dim = tl.arange(0, BLOCK_DIM)
+    in_dim = dim < DIM
+    first = (row * HEADS + head).to(tl.int64) * num_parts
+    tail = first + num_parts - 1
+    best = tl.load(sums_ptr + tail * 2)
+    total = tl.load(sums_ptr + tail * 2 + 1)
+    acc = tl.load(parts_ptr + tail * DIM + dim, mask=in_dim, other=0.0)
+    boundary = _boundary(tl.load(length_ptr) + tl.load(depths_ptr + row).to(tl.int32))
+    part = first
+    while part < first + tl.cdiv(boundary, _RUN):
+        part_best = tl.load(sums_ptr + part * 2)
+        new_best = tl.maximum(best, part_best)
+        shrink, weight = tl.exp2(best - new_best), tl.exp2(part_best - new_best)
+        total = total * shrink + tl.load(sums_ptr + part * 2 + 1) * weight
+        acc = acc * shrink + tl.load(parts_ptr + part * DIM + dim, mask=in_dim, other=0.0) * weight
+        best = new_best
+        part += 1
+    out = out_ptr + (row * HEADS + head) * DIM + dim
+    tl.store(out, (acc / total).to(out_ptr.dtype.element_ty), mask=in_dim)

@@ -1,0 +1,120 @@
+"""From rows of logits to tokens on the device: each row's token, and the heads' best guesses."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+
+def rank_guesses_reference(logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """(K, V) float32 -> ids int64 and log-probabilities float32 (K, R) of each row's best, best first; of
+    equals the first.
+    """
+    ordered = logits.sort(dim=-1, descending=True, stable=True)
+    log_probs = ordered.values[:, :num_ranks] - logits.logsumexp(-1, keepdim=True)
+    return ordered.indices[:, :num_ranks].contiguous(), log_probs.contiguous()
+
+
+def rank_guesses(logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """As rank_guesses_reference, in one launch."""
+    num_rows, vocab_size = logits.shape
+    ids = torch.empty(num_rows, num_ranks, dtype=torch.int64, device=logits.device)
+    log_probs = torch.empty(num_rows, num_ranks, dtype=torch.float32, device=logits.device)
+    block = triton.next_power_of_2(vocab_size)
+    _rank_kernel[(num_rows,)](
+        logits, ids, log_probs, vocab_size, NUM_RANKS=num_ranks, BLOCK=block, num_warps=_num_warps(block)
+    )
+    return ids, log_probs
+
+
+def _num_warps(block: int) -> int:
+    """A row is held in registers, if there are enough."""
+    return min(32, max(4, block // 2048))
+
+
+@triton.jit
+def _rank_kernel(
+    logits_ptr, ids_ptr, log_probs_ptr, vocab_size, NUM_RANKS: tl.constexpr, BLOCK: tl.constexpr
+):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    x = tl.load(logits_ptr + row * vocab_size + at, mask=at < vocab_size, other=-float("inf"))
+    best = tl.max(x, 0)
+    log_total = best + tl.log(tl.sum(tl.exp(x - best), 0))
+    for rank in range(NUM_RANKS):
+        best, where = tl.max(x, 0, return_indices=True, return_indices_tie_break_left=True)
+        tl.store(ids_ptr + row * NUM_RANKS + rank, where.to(tl.int64))
+        tl.store(log_probs_ptr + row * NUM_RANKS + rank, best - log_total)
+        x = tl.where(at == where, -float("inf"), x)
+
+
+def choose_rows(logits: torch.Tensor, options: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+    """logits (M, V) float32; options (4,) float32: temperature (0: greedy), top-k (0: off), top-p, min-p;
+    uniforms (M,) float32 in [0, 1) -> token ids (M,) int64, as decoding.sampling.choose_rows, whose test
+    compares both.
+    """
+    num_rows, vocab_size = logits.shape
+    ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
+    block = triton.next_power_of_2(vocab_size)
+    _choose_kernel[(num_rows,)](
+        logits, options, uniforms, ids, vocab_size, BLOCK=block, num_warps=_num_warps(block)
+    )
+    return ids
+
+
+@triton.jit
+def _ordered_bits(x):
+    """float32 -> int32 in the same order."""
+    bits = x.to(tl.int32, bitcast=True)
+    return tl.where(bits < 0, bits ^ 0x7FFFFFFF, bits)
+
+
+@triton.jit
+def _choose_kernel(logits_ptr, options_ptr, uniforms_ptr, ids_ptr, vocab_size, BLOCK: tl.constexpr):
+    row = tl.program_id(0).to(tl.int64)
+    at = tl.arange(0, BLOCK)
+    x = tl.load(logits_ptr + row * vocab_size + at, mask=at < vocab_size, other=-float("inf"))
+    best, token = tl.max(x, 0, return_indices=True, return_indices_tie_break_left=True)
+    temperature = tl.load(options_ptr)
+    if temperature > 0.0:
+        top_k = tl.load(options_ptr + 1)
+        top_p = tl.load(options_ptr + 2)
+        min_p = tl.load(options_ptr + 3)
+        order = _ordered_bits(x)
+        weights = tl.where(at < vocab_size, tl.exp((x - best) / temperature), 0.0)
+        if top_k > 0.0:
+            # The largest threshold that top_k tokens reach, found bit by bit.
+            low, high = tl.min(tl.where(at < vocab_size, order, 0x7FFFFFFF), 0), tl.max(order, 0)
+            for _ in range(32):
+                middle = _between(low, high)
+                enough = tl.sum((order >= middle).to(tl.float32), 0) >= top_k
+                low = tl.where(enough, middle, low)
+                high = tl.where(enough, high, tl.maximum(middle - 1, low))
+            weights = tl.where(order >= low, weights, 0.0)
+        if top_p < 1.0:
+            needed = top_p * tl.sum(weights, 0)
+            low, high = tl.min(tl.where(weights > 0.0, order, 0x7FFFFFFF), 0), tl.max(order, 0)
+            for _ in range(32):
+                middle = _between(low, high)
+                enough = tl.sum(tl.where(order >= middle, weights, 0.0), 0) >= needed
+                low = tl.where(enough, middle, low)
+                high = tl.where(enough, high, tl.maximum(middle - 1, low))
+            weights = tl.where(order >= low, weights, 0.0)
+        weights = tl.where(weights >= min_p, weights, 0.0)  # the most probable weighs 1
+        # The first token at which the running sum exceeds the uniform's share.
+        share = tl.load(uniforms_ptr + row) * tl.sum(weights, 0)
+        low, high = 0, tl.max(tl.where(weights > 0.0, at, 0), 0)
+        for _ in range(20):
+            middle = (low + high) // 2
+            beyond = tl.sum(tl.where(at <= middle, weights, 0.0), 0) > share
+            high = tl.where(beyond, middle, high)
+            low = tl.where(beyond, low, tl.minimum(middle + 1, high))
+        token = high
+    tl.store(ids_ptr + row, token.to(tl.int64))
+
+
+@triton.jit
+def _between(low, high):
+    """The middle of two int32, rounded up, without overflow."""
+    return ((low.to(tl.int64) + high.to(tl.int64) + 1) >> 1).to(tl.int32)

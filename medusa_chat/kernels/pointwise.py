@@ -1,0 +1,83 @@
+"""What lies between the products of a layer: each kernel adds up the partial sums of the product before it."""
+
+from __future__ import annotations
+
+import torch
+import triton
+import triton.language as tl
+
+
+def add_norm_reference(
+    stream: torch.Tensor, partial: torch.Tensor | None, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """stream (M, D) float32, partial (S, M, D) float32 or None, weight (D,) -> stream + Σ partial (M, D)
+    float32, and its RMS norm (M, D) in the weight's dtype.
+    """
+    if partial is not None:
+        stream = stream + partial.sum(0)
+    normed = stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + eps) * weight.float()
+    return stream, normed.to(weight.dtype)
+
+
+def add_norm(
+    stream: torch.Tensor, partial: torch.Tensor | None, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As add_norm_reference, in one launch."""
+    num_rows, size = stream.shape
+    summed = torch.empty_like(stream)
+    normed = torch.empty_like(stream, dtype=weight.dtype)
+    block = triton.next_power_of_2(size)
+    _add_norm_kernel[(num_rows,)](
+        stream, partial, weight, summed, normed, eps, num_rows, size,
+        NUM_PARTS=0 if partial is None else partial.shape[0], BLOCK=block, num_warps=min(16, max(4, block // 512)),
+    )  # fmt: skip
+    return summed, normed
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _add_norm_kernel(
+    stream_ptr, partial_ptr, weight_ptr, summed_ptr, normed_ptr, eps, num_rows, size,
+    NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    at = tl.arange(0, BLOCK)
+    inside = at < size
+    x = tl.load(stream_ptr + row * size + at, mask=inside, other=0.0)
+    for part in tl.static_range(NUM_PARTS):
+        x += tl.load(partial_ptr + (part * num_rows + row) * size + at, mask=inside, other=0.0)
+    tl.store(summed_ptr + row * size + at, x, mask=inside)
+    scale = tl.rsqrt(tl.sum(x * x) / size + eps)
+    weight = tl.load(weight_ptr + at, mask=inside, other=0.0)
+    normed = x * scale * weight.to(tl.float32)
+    tl.store(normed_ptr + row * size + at, normed.to(weight.dtype), mask=inside)
+
+
+def gate_reference(partial: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """partial (S, M, 2F) float32, the gate's F columns before the up-projection's -> SiLU(gate) · up (M, F)."""
+    gate, up = partial.sum(0).chunk(2, -1)
+    return (torch.nn.functional.silu(gate) * up).to(dtype)
+
+
+def gate(partial: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+    """As gate_reference, in one launch."""
+    num_parts, num_rows, doubled = partial.shape
+    out = torch.empty(num_rows, doubled // 2, dtype=dtype, device=partial.device)
+    _gate_kernel[(num_rows, triton.cdiv(doubled // 2, 1024))](
+        partial, out, num_rows, doubled // 2, NUM_PARTS=num_parts, BLOCK=1024
+    )
+    return out
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _gate_kernel(partial_ptr, out_ptr, num_rows, size, NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr):
+    row = tl.program_id(0)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    gate = tl.zeros((BLOCK,), tl.float32)
+    up = tl.zeros((BLOCK,), tl.float32)
+    for part in tl.static_range(NUM_PARTS):
+        start = partial_ptr + (part * num_rows + row) * 2 * size + at
+        gate += tl.load(start, mask=inside, other=0.0)
+        up += tl.load(start + size, mask=inside, other=0.0)
+    out = gate * tl.sigmoid(gate) * up
+    tl.store(out_ptr + row * size + at, out.to(out_ptr.dtype.element_ty), mask=inside)

@@ -1,0 +1,128 @@
+"""Rotary positions: queries and keys turned by their position, keys and values written into the cache."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+import triton
+import triton.language as tl
+
+
+@dataclass(frozen=True, slots=True)
+class HeadShape:
+    """H query heads over G key/value heads of d dimensions."""
+
+    num_heads: int
+    num_kv_heads: int
+    head_dim: int
+
+
+@dataclass(frozen=True, slots=True)
+class HeadNorms:
+    """RMS norms of each query and key head (Qwen3): weights (d,)."""
+
+    query: torch.Tensor
+    key: torch.Tensor
+    eps: float
+
+
+def rotate_and_append_reference(
+    partial: torch.Tensor,
+    shape: HeadShape,
+    turns: torch.Tensor,
+    length: torch.Tensor,
+    depths: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    norms: HeadNorms | None = None,
+) -> torch.Tensor:
+    """partial (S, M, (H + 2G)·d) float32 of the merged projection; turns (2, C, d / 2) float32, cos and sin of
+    every position; length (1,) int32, rows in the cache; depths (M,) int32, a row's position behind them; keys
+    and values (G, capacity, d), written at rows length, length + 1, … Returns queries (M, H, d).
+    """
+    num_rows, dim = partial.shape[1], shape.head_dim
+    heads = partial.sum(0).view(num_rows, -1, dim)  # (M, H + 2G, d)
+    query, key, value = heads.split([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], dim=1)
+    if norms is not None:
+        query, key = (
+            x * torch.rsqrt(x.square().mean(-1, keepdim=True) + norms.eps) * weight.float()
+            for x, weight in ((query, norms.query), (key, norms.key))
+        )
+    cos, sin = turns[:, (length + depths).long(), None]  # (M, 1, d / 2)
+
+    def turned(x: torch.Tensor) -> torch.Tensor:
+        first, second = x.chunk(2, -1)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(keys.dtype)
+
+    rows = length.long() + torch.arange(num_rows, device=keys.device)
+    keys[:, rows] = turned(key).transpose(0, 1)
+    values[:, rows] = value.to(values.dtype).transpose(0, 1)
+    return turned(query)
+
+
+def rotate_and_append(
+    partial: torch.Tensor,
+    shape: HeadShape,
+    turns: torch.Tensor,
+    length: torch.Tensor,
+    depths: torch.Tensor,
+    keys: torch.Tensor,
+    values: torch.Tensor,
+    norms: HeadNorms | None = None,
+) -> torch.Tensor:
+    """As rotate_and_append_reference, in one launch."""
+    num_parts, num_rows, _ = partial.shape
+    queries = torch.empty(num_rows, shape.num_heads, shape.head_dim, dtype=keys.dtype, device=keys.device)
+    _rotate_kernel[(num_rows, shape.num_heads + 2 * shape.num_kv_heads)](
+        partial, turns, length, depths, queries, keys, values,
+        None if norms is None else norms.query, None if norms is None else norms.key,
+        0.0 if norms is None else norms.eps,
+        num_rows, turns.shape[1], keys.stride(0),
+        HEADS=shape.num_heads, KV_HEADS=shape.num_kv_heads, DIM=shape.head_dim,
+        BLOCK=triton.next_power_of_2(shape.head_dim // 2), NUM_PARTS=num_parts, num_warps=1,
+    )  # fmt: skip
+    return queries
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _rotate_kernel(
+    partial_ptr, turns_ptr, length_ptr, depths_ptr, queries_ptr, keys_ptr, values_ptr,
+    query_norm_ptr, key_norm_ptr, eps, num_rows, num_positions, kv_stride,
+    HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr,
+    BLOCK: tl.constexpr, NUM_PARTS: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    head = tl.program_id(1)
+    at = tl.arange(0, BLOCK)
+    HALF: tl.constexpr = DIM // 2
+    inside = at < HALF
+    first = tl.zeros((BLOCK,), tl.float32)
+    second = tl.zeros((BLOCK,), tl.float32)
+    for part in tl.static_range(NUM_PARTS):
+        start = partial_ptr + ((part * num_rows + row) * (HEADS + 2 * KV_HEADS) + head) * DIM + at
+        first += tl.load(start, mask=inside, other=0.0)
+        second += tl.load(start + HALF, mask=inside, other=0.0)
+    if query_norm_ptr is not None:
+        if head < HEADS + KV_HEADS:
+            weight_ptr = tl.where(head < HEADS, query_norm_ptr, key_norm_ptr) + at
+            scale = tl.rsqrt((tl.sum(first * first) + tl.sum(second * second)) / DIM + eps)
+            first *= scale * tl.load(weight_ptr, mask=inside, other=0.0).to(tl.float32)
+            second *= scale * tl.load(weight_ptr + HALF, mask=inside, other=0.0).to(tl.float32)
+    length = tl.load(length_ptr)
+    position = length + tl.load(depths_ptr + row)
+    cos = tl.load(turns_ptr + position * HALF + at, mask=inside, other=0.0)
+    sin = tl.load(turns_ptr + (num_positions + position) * HALF + at, mask=inside, other=0.0)
+    slot = (length + row).to(tl.int64) * DIM
+    kind = keys_ptr.dtype.element_ty
+    if head < HEADS + KV_HEADS:
+        if head < HEADS:
+            target = queries_ptr + (row * HEADS + head) * DIM + at
+        else:
+            target = keys_ptr + (head - HEADS) * kv_stride + slot + at
+        tl.store(target, (first * cos - second * sin).to(kind), mask=inside)
+        tl.store(target + HALF, (second * cos + first * sin).to(kind), mask=inside)
+    else:
+        target = values_ptr + (head - HEADS - KV_HEADS) * kv_stride + slot + at
+        tl.store(target, first.to(kind), mask=inside)
+        tl.store(target + HALF, second.to(kind), mask=inside)

@@ -1,0 +1,179 @@
+"""The Llama family's forward on a GPU, in our own kernels: about ten launches a layer and no wait anywhere.
+
+All of it is a function of a row's token, its position and the tokens before it, computed in one order whatever
+else is computed beside it: plain decoding, prefill and the nodes of any tree give the same bits.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from medusa_chat.kernels.attention import Placement, attention, runs_reached
+from medusa_chat.kernels.linear import Tiling, default_tiling, linear
+from medusa_chat.kernels.packing import PackedWeight
+from medusa_chat.kernels.pointwise import add_norm, gate
+from medusa_chat.kernels.rotary import HeadNorms, HeadShape, rotate_and_append
+from medusa_chat.model.base import BaseModel
+from medusa_chat.model.cache import KVCache
+from medusa_chat.model.packed import pack_modules
+
+_PREFILL_ROWS = 128
+
+
+@dataclass(frozen=True, slots=True)
+class Product:
+    """A packed weight and how its product is cut."""
+
+    weight: PackedWeight
+    tiling: Tiling
+
+    def __call__(self, x: torch.Tensor) -> torch.Tensor:
+        """x (M, K) -> partial sums (S, M, N) float32."""
+        return linear(x, self.weight, self.tiling)
+
+
+@dataclass(frozen=True, slots=True)
+class _Layer:
+    input_norm: torch.Tensor
+    qkv: Product
+    head_norms: HeadNorms | None
+    out: Product
+    mlp_norm: torch.Tensor
+    gate_up: Product
+    down: Product
+
+
+class FusedModel(BaseModel):
+    """Takes over a BaseModel's weights; the model it came from can't run any more."""
+
+    def __init__(self, base: BaseModel) -> None:
+        super().__init__(base.causal_lm)
+        decoder = self.causal_lm.get_decoder()
+        self._num_processors = torch.cuda.get_device_properties(self.device).multi_processor_count
+        config = self.config
+        head_dim = getattr(config, "head_dim", None) or self.hidden_size // config.num_attention_heads
+        self._shape = HeadShape(config.num_attention_heads, config.num_key_value_heads, head_dim)
+        self._scale = head_dim**-0.5
+        self._eps: float = config.rms_norm_eps
+        self._turns = _turns(decoder.rotary_emb, self.context_length)
+        self._embedding: torch.Tensor = self.causal_lm.get_input_embeddings().weight
+        self._layers = [self._take_over(layer) for layer in decoder.layers]
+        self._norm: torch.Tensor = decoder.norm.weight
+        self._lm_head = self.product([self.causal_lm.get_output_embeddings()])
+
+    @property
+    def num_bytes(self) -> int:
+        products = [
+            product.weight
+            for layer in self._layers
+            for product in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        ]
+        shares = self.lm_head_weight.data_ptr() == self._embedding.data_ptr()
+        return (
+            sum(weight.num_bytes for weight in products)
+            + self._embedding.nbytes
+            + (0 if shares else self._lm_head.weight.num_bytes)
+            + self._turns.nbytes
+        )
+
+    @property
+    def num_bytes_read(self) -> int:
+        """Bytes of weights that one step reads."""
+        weights = [p.weight for layer in self._layers for p in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        return sum(weight.num_bytes for weight in (*weights, self._lm_head.weight))
+
+    def product(self, modules: Sequence[Any]) -> Product:
+        """The linear modules' weights, taken over and stacked by rows."""
+        weight = pack_modules(modules, self.dtype)
+        return Product(weight, default_tiling(weight, self._num_processors))
+
+    def new_cache(self, max_length: int | None = None) -> KVCache:
+        return KVCache(
+            self.config.num_hidden_layers, max_length or self.context_length, self.dtype, doubling=True
+        )
+
+    def forward(
+        self,
+        ids: torch.Tensor,
+        cache: KVCache,
+        positions: torch.Tensor | None = None,
+        visible: torch.Tensor | None = None,
+    ) -> torch.Tensor:
+        """As BaseModel.forward, for B = 1."""
+        num_rows = ids.shape[1]
+        length = torch.tensor([cache.length], dtype=torch.int32, device=self.device)
+        if positions is None or visible is None:
+            depths, paths = torch.arange(num_rows, device=self.device), None
+        else:
+            depths = positions - cache.length
+            paths = _paths(depths, visible)
+        placement = Placement(length, depths, paths, runs_reached(cache.length + num_rows))
+        self.reserve(cache, num_rows)
+        return self.run(ids[0], cache.store, placement)[None]
+
+    def prefill(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
+        for chunk in torch.split(ids, _PREFILL_ROWS, dim=1):
+            hidden = self.forward(chunk, cache)
+            cache.keep(range(chunk.shape[1]))
+        return hidden[:, -1]
+
+    def logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(…, n, D) hidden states -> (…, n, V) float32 logits."""
+        flat = hidden.reshape(-1, self.hidden_size)
+        return self._lm_head(flat).sum(0).view(*hidden.shape[:-1], self.vocab_size)
+
+    def reserve(self, cache: KVCache, num_rows: int) -> None:
+        """Makes room for so many rows behind the committed ones."""
+        cache.reserve(num_rows, self._shape.num_kv_heads, self._shape.head_dim, self.device)
+
+    def run(self, ids: torch.Tensor, store: torch.Tensor, placement: Placement) -> torch.Tensor:
+        """ids (M,) at their placement over a cache's store (layers, 2, 1, G, capacity, d) -> (M, D).
+
+        Only device memory is read and written: a CUDA graph can hold it.
+        """
+        stream = F.embedding(ids, self._embedding).float()  # (M, D)
+        partial = None
+        for layer, (keys, values) in zip(self._layers, store[:, :, 0], strict=True):
+            stream, normed = add_norm(stream, partial, layer.input_norm, self._eps)
+            queries = rotate_and_append(
+                layer.qkv(normed), self._shape, self._turns, placement.length, placement.depths,
+                keys, values, layer.head_norms,
+            )  # fmt: skip
+            mixed = attention(queries, keys, values, self._shape, placement, self._scale)
+            stream, normed = add_norm(stream, layer.out(mixed), layer.mlp_norm, self._eps)
+            partial = layer.down(gate(layer.gate_up(normed), self.dtype))
+        return add_norm(stream, partial, self._norm, self._eps)[1]
+
+    def _take_over(self, layer: Any) -> _Layer:
+        attention_, mlp = layer.self_attn, layer.mlp
+        norms = None
+        if hasattr(attention_, "q_norm"):
+            norms = HeadNorms(attention_.q_norm.weight, attention_.k_norm.weight, self._eps)
+        return _Layer(
+            layer.input_layernorm.weight,
+            self.product([attention_.q_proj, attention_.k_proj, attention_.v_proj]),
+            norms,
+            self.product([attention_.o_proj]),
+            layer.post_attention_layernorm.weight,
+            self.product([mlp.gate_proj, mlp.up_proj]),
+            self.product([mlp.down_proj]),
+        )
+
+
+def _turns(rotary: Any, context_length: int) -> torch.Tensor:
+    """(2, C, d / 2) float32: cos and sin of every position."""
+    inverse = rotary.inv_freq.float()
+    angles = torch.arange(context_length, device=inverse.device).float()[:, None] * inverse
+    return torch.stack([angles.cos(), angles.sin()]) * rotary.attention_scaling
+
+
+def _paths(depths: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:
+    """depths (N,), visible (N, N) -> (N, W): each row's ancestor at each depth up to its own."""
+    levels = torch.arange(int(depths.max()) + 1, device=depths.device)
+    at_level = visible[:, None] & (depths == levels[:, None])  # (N, W, N)
+    return at_level.int().argmax(-1)

@@ -1,0 +1,75 @@
+"""From a loaded model's linear modules to the kernels' weights, whatever they were quantised with."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from medusa_chat.kernels.packing import PackedWeight, codes_of, pack_4bit, pack_float, pack_int8
+
+
+def pack_modules(modules: Sequence[Any], dtype: torch.dtype) -> PackedWeight:
+    """torch or bitsandbytes linear modules of one input -> one weight for inputs of this dtype.
+
+    Quantised modules give their weights away and can't run any more.
+    """
+    bias = _bias(modules)
+    kind = type(modules[0]).__name__
+    if kind == "Linear4bit":
+        return _pack_4bit([module.weight for module in modules], dtype, bias)
+    if kind == "Linear8bitLt":
+        weights, scales = zip(*(_int8_of(module) for module in modules), strict=True)
+        packed = pack_int8(weights, scales, bias)
+        _give_away(modules)
+        return packed
+    return pack_float([module.weight for module in modules], bias)
+
+
+def quantize_rows(weight: torch.Tensor) -> PackedWeight:
+    """(N, K) in 16 bits -> NF4, for products that need no precision."""
+    from bitsandbytes.functional import quantize_4bit
+
+    data, state = quantize_4bit(weight, quant_type="nf4", blocksize=64)
+    parameter = type("Parameter", (), {"data": data, "quant_state": state})
+    return pack_4bit(*codes_of(parameter), weight.dtype)
+
+
+def _pack_4bit(weights: Sequence[Any], dtype: torch.dtype, bias: torch.Tensor | None) -> PackedWeight:
+    try:
+        codes, scales, tables = zip(*map(codes_of, weights), strict=True)
+    except ValueError:  # an odd block size: multiplied in 16 bits
+        from bitsandbytes.functional import dequantize_4bit
+
+        return pack_float([dequantize_4bit(w.data, w.quant_state).to(dtype) for w in weights], bias)
+    packed = pack_4bit(torch.cat(codes), torch.cat(scales), tables[0], dtype, bias)
+    for weight in weights:
+        weight.data = weight.data.new_empty(0)
+    return packed
+
+
+def _int8_of(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
+    """int8 (N, K) and float32 (N,) such that their product is the weight."""
+    weight = module.weight
+    data, largest = (module.state.CB, module.state.SCB) if weight.CB is None else (weight.CB, weight.SCB)
+    return data, largest.float() / 127.0
+
+
+def _give_away(modules: Sequence[Any]) -> None:
+    for module in modules:
+        module.weight.data = module.weight.data.new_empty(0)
+        module.weight.CB = module.state.CB = None
+
+
+def _bias(modules: Sequence[Any]) -> torch.Tensor | None:
+    if all(module.bias is None for module in modules):
+        return None
+    return torch.cat(
+        [
+            torch.zeros(module.out_features, device=module.weight.device, dtype=torch.float32)
+            if module.bias is None
+            else module.bias.float()
+            for module in modules
+        ]
+    )

@@ -1,0 +1,85 @@
+"""The kernels between a layer's products against their references, at odd sizes."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from medusa_chat.kernels.attention import Placement, attention, attention_reference, runs_reached
+from medusa_chat.kernels.pointwise import add_norm, add_norm_reference, gate, gate_reference
+from medusa_chat.kernels.rotary import (
+    HeadNorms,
+    HeadShape,
+    rotate_and_append,
+    rotate_and_append_reference,
+)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+DTYPE = torch.float16  # Triton's interpreter has no product in bfloat16
+# A root, two children, and below the second of them two grandchildren of one parent.
+PARENTS = [-1, 0, 0, 2, 2]
+DEPTHS = [0, 1, 1, 2, 2]
+
+
+@pytest.mark.parametrize("num_parts", [0, 1, 3])
+def test_add_norm(num_parts: int) -> None:
+    stream, weight = torch.randn(5, 70, device=DEVICE), torch.rand(70, device=DEVICE).to(DTYPE)
+    partial = torch.randn(num_parts, 5, 70, device=DEVICE) if num_parts else None
+    for ours, reference in zip(
+        add_norm(stream, partial, weight, 1e-5), add_norm_reference(stream, partial, weight, 1e-5), strict=True
+    ):
+        torch.testing.assert_close(ours, reference, rtol=2e-3, atol=1e-4)
+
+
+def test_gate() -> None:
+    partial = torch.randn(2, 3, 2 * 1100, device=DEVICE)
+    torch.testing.assert_close(gate(partial, DTYPE), gate_reference(partial, DTYPE), rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shape", [HeadShape(4, 2, 8), HeadShape(3, 1, 24)])
+@pytest.mark.parametrize("with_norms", [False, True])
+def test_rotate_and_append(shape: HeadShape, with_norms: bool) -> None:
+    dim = shape.head_dim
+    norms = None
+    if with_norms:
+        norms = HeadNorms(torch.rand(dim, device=DEVICE), torch.rand(dim, device=DEVICE), 1e-6)
+    partial = torch.randn(2, 5, (shape.num_heads + 2 * shape.num_kv_heads) * dim, device=DEVICE)
+    turns = torch.randn(2, 40, dim // 2, device=DEVICE)
+    length = torch.tensor([9], dtype=torch.int32, device=DEVICE)
+    depths = torch.tensor(DEPTHS, device=DEVICE)
+    ours, reference = (torch.randn(2, shape.num_kv_heads, 32, dim, device=DEVICE).to(DTYPE) for _ in range(2))
+    reference.copy_(ours)
+    arguments = partial, shape, turns, length, depths
+    queries = rotate_and_append(*arguments, *ours, norms)
+    expected = rotate_and_append_reference(*arguments, *reference, norms)
+    torch.testing.assert_close(queries, expected, rtol=2e-3, atol=2e-3)
+    torch.testing.assert_close(ours, reference, rtol=2e-3, atol=2e-3)
+
+
+def tree_paths() -> torch.Tensor:
+    paths = []
+    for node in range(len(PARENTS)):
+        line = [node]
+        while PARENTS[line[-1]] >= 0:
+            line.append(PARENTS[line[-1]])
+        paths.append([*line[::-1], *[node] * (3 - len(line))])
+    return torch.tensor(paths, device=DEVICE)
+
+
+@pytest.mark.parametrize("shape", [HeadShape(4, 2, 16), HeadShape(3, 1, 24), HeadShape(2, 2, 16)])
+@pytest.mark.parametrize("length", [0, 3, 16, 40, 300])
+@pytest.mark.parametrize("in_tree", [False, True])
+def test_attention(shape: HeadShape, length: int, in_tree: bool) -> None:
+    rows = len(PARENTS)
+    queries = torch.randn(rows, shape.num_heads, shape.head_dim, device=DEVICE).to(DTYPE)
+    keys, values = torch.randn(2, shape.num_kv_heads, 320, shape.head_dim, device=DEVICE).to(DTYPE)
+    placement = Placement(
+        torch.tensor([length], dtype=torch.int32, device=DEVICE),
+        torch.tensor(DEPTHS, device=DEVICE) if in_tree else torch.arange(rows, device=DEVICE),
+        tree_paths() if in_tree else None,
+        runs_reached(320),
+    )
+    arguments = queries, keys, values, shape, placement, 0.3
+    torch.testing.assert_close(attention(*arguments), attention_reference(*arguments), rtol=5e-3, atol=5e-3)

@@ -1,0 +1,115 @@
+"""Packed weights and products against their references: on a GPU as they are, elsewhere interpreted."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+pytest.importorskip("triton")
+
+from medusa_chat.kernels.linear import Tiling, default_tiling, linear, linear_reference
+from medusa_chat.kernels.packing import (
+    PackedWeight,
+    byte_planes,
+    codes_of,
+    pack_4bit,
+    pack_codes,
+    pack_float,
+    pack_int8,
+    unpack_codes,
+)
+
+DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
+# Triton's interpreter has no product in bfloat16.
+DTYPES = [torch.bfloat16, torch.float16] if DEVICE == "cuda" else [torch.float16]
+ON_GPU = pytest.mark.skipif(DEVICE == "cpu", reason="needs a CUDA device")
+
+
+def packed(kind: str, outputs: int, inputs: int, dtype: torch.dtype, *, bias: bool = False) -> PackedWeight:
+    """Fresh random weights whose products are about 1."""
+    size = inputs**-0.5
+    added = torch.randn(outputs, device=DEVICE) if bias else None
+    if kind == "float":
+        weight = (torch.randn(outputs, inputs, device=DEVICE) * size).to(dtype)
+        return pack_float([weight[: outputs // 3], weight[outputs // 3 :]], added)
+    if kind == "int8":
+        data = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, device=DEVICE)
+        return pack_int8([data[:5], data[5:]], [torch.rand(n, device=DEVICE) * size / 64 for n in (5, outputs - 5)], added)
+    codes = torch.randint(0, 16, (outputs, inputs), dtype=torch.uint8, device=DEVICE)
+    scales = torch.rand(outputs, -(-inputs // 64), device=DEVICE) * size
+    return pack_4bit(codes, scales, torch.randn(16, device=DEVICE), dtype, added)
+
+
+def test_codes_survive_packing() -> None:
+    codes = torch.randint(0, 16, (7, 384), dtype=torch.uint8)
+    words = pack_codes(codes)
+    assert words.shape == (3, 7, 16)
+    assert torch.equal(unpack_codes(words), codes)
+
+
+def test_a_word_pair_holds_both_codes_of_each_plane() -> None:
+    """Word 0 of a block holds positions 0 and 1 of planes 0 to 3, word 1 those of planes 4 to 7."""
+    codes = torch.zeros(1, 128, dtype=torch.uint8)
+    codes[0, 16] = 5  # plane 1, position 0: the third code of word 0
+    codes[0, 81] = 11  # plane 5, position 1: the fourth code of word 1, whose high bit is bit 31
+    words = pack_codes(codes)[0, 0]
+    assert words[0] == 5 << 8
+    assert words[1] == (3 << 12) - 2**31
+    assert not words[2:].any()
+
+
+def test_byte_planes_hold_low_and_high_bytes() -> None:
+    table = torch.arange(16).float()
+    halves = table.to(torch.bfloat16).view(torch.int16).tolist()
+    low, high = byte_planes(table.to(torch.bfloat16))[:4], byte_planes(table.to(torch.bfloat16))[4:]
+    for code, half in enumerate(halves):
+        assert low[code // 4] >> 8 * (code % 4) & 0xFF == half & 0xFF
+        assert high[code // 4] >> 8 * (code % 4) & 0xFF == half >> 8
+
+
+@pytest.mark.parametrize("quant_type", ["nf4", "fp4"])
+@pytest.mark.parametrize("nested", [False, True])
+def test_bitsandbytes_weights_are_read(quant_type: str, nested: bool) -> None:
+    from bitsandbytes.functional import dequantize_4bit, quantize_4bit
+
+    weight = torch.randn(24, 256, device=DEVICE)
+    data, state = quantize_4bit(weight, quant_type=quant_type, blocksize=64, compress_statistics=nested)
+    parameter = type("Parameter", (), {"data": data, "quant_state": state})
+    ours = pack_4bit(*codes_of(parameter), torch.float16).dequantized()
+    torch.testing.assert_close(ours, dequantize_4bit(data, state).float(), rtol=2e-3, atol=1e-5)
+
+
+def test_blocks_across_rows_are_refused() -> None:
+    from bitsandbytes.functional import quantize_4bit
+
+    data, state = quantize_4bit(torch.randn(4, 96, device=DEVICE), quant_type="nf4", blocksize=64)
+    with pytest.raises(ValueError, match="blocks of 64 in rows of 96"):
+        codes_of(type("Parameter", (), {"data": data, "quant_state": state}))
+
+
+@pytest.mark.parametrize("kind", ["4bit", "int8", "float"])
+@pytest.mark.parametrize(
+    ("rows", "outputs", "inputs", "splits"), [(1, 70, 128, 1), (5, 130, 576, 2), (17, 64, 320, 4), (70, 33, 192, 1)]
+)
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_products_equal_the_reference(
+    kind: str, rows: int, outputs: int, inputs: int, splits: int, dtype: torch.dtype
+) -> None:
+    weight = packed(kind, outputs, inputs, dtype, bias=rows % 2 == 1)
+    x = torch.randn(rows, inputs, device=DEVICE).to(dtype)
+    parts = linear(x, weight, Tiling(splits, 64))
+    assert parts.shape == (splits, rows, outputs)
+    torch.testing.assert_close(parts.sum(0), linear_reference(x, weight)[0], rtol=2e-3, atol=2e-3)
+
+
+@ON_GPU
+@pytest.mark.gpu
+@pytest.mark.parametrize("kind", ["4bit", "int8", "float"])
+@pytest.mark.parametrize(("outputs", "inputs"), [(960, 576), (4096, 4096), (576, 1536)])
+def test_a_row_has_the_same_bits_in_any_company(kind: str, outputs: int, inputs: int) -> None:
+    weight = packed(kind, outputs, inputs, torch.bfloat16)
+    tiling = default_tiling(weight, torch.cuda.get_device_properties(0).multi_processor_count)
+    x = torch.randn(150, inputs, device=DEVICE).bfloat16()
+    together = linear(x, weight, tiling).sum(0)
+    for count in (1, 4, 17, 40, 64):
+        assert torch.equal(linear(x[:count], weight, tiling).sum(0), together[:count])
