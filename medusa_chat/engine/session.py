@@ -67,14 +67,14 @@ class Session:
         self._tree = cache(self._best_tree)
         self._static_plan = cache(self._best_plan)
         self._fixed_plan = cache(partial(fixed_plan, self._candidates))
-        self._chooser = SizeChooser()
         self._step_seconds = measure_sizes(
             lambda size: measure_step(base, heads, self._fixed_plan(size)), len(self._candidates)
         )
         expected = {
             size: expected_tokens(self._tree(size), self._path_probability) for size in self._step_seconds
         }
-        self._tree_size = choose_tree_size(self._step_seconds, expected)
+        self._tree_size = choose_tree_size(self._step_seconds, expected) if num_heads else 1
+        self._chooser = SizeChooser(expected)
 
     @property
     def info(self) -> EngineInfo:

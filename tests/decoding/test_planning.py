@@ -31,18 +31,18 @@ def grows(*expected: float) -> dict[int, float]:
     ],
 )
 def test_the_size_of_most_tokens_a_second(expected: tuple[float, ...], size: int) -> None:
-    assert SizeChooser().choose(grows(*expected), SECONDS) == size
+    assert SizeChooser(grows(1, 1, 1, 1)).choose(grows(*expected), SECONDS) == size
 
 
 def test_hopes_that_come_true_are_trusted_on() -> None:
-    chooser = SizeChooser()
+    chooser = SizeChooser(grows(1, 1, 1, 1))
     for i in range(200):
         chooser.observe(2.0, 1 + 2 * (i % 2))  # one draft a step on the whole
     assert chooser.trust == pytest.approx(1.0, abs=0.05)
 
 
 def test_heads_that_are_never_right_are_given_up_and_tried_again() -> None:
-    chooser, boast = SizeChooser(), grows(1, 2.0, 2.2, 2.4)
+    chooser, boast = SizeChooser(grows(1, 1, 1, 1)), grows(1, 2.0, 2.2, 2.4)
     sizes, asked = [], 0
     for _ in range(600):
         resting = chooser.is_resting()
@@ -64,12 +64,32 @@ def test_heads_that_are_never_right_are_given_up_and_tried_again() -> None:
 
 
 def test_a_rest_is_told_by_the_question_after_it() -> None:
-    chooser, nothing = SizeChooser(), grows(1, 1, 1, 1)
+    nothing = grows(1, 1, 1, 1)
+    chooser = SizeChooser(nothing)
     rests = []
     for _ in range(12):
         rests.append(chooser.is_resting())
         chooser.choose(nothing, SECONDS)
     assert rests == [False, True, False, True, True, False, True, True, True, True, False, True]
+
+
+def test_ahead_it_goes_by_the_pools_before() -> None:
+    chooser = SizeChooser(grows(1, 1.5, 2.0, 2.2))
+    assert chooser.choose_ahead(SECONDS) == 8
+    for _ in range(40):
+        chooser.see(grows(1, 2.0, 4.0, 9.0))
+    assert chooser.choose_ahead(SECONDS) == 16
+    for _ in range(40):
+        chooser.see(grows(1, 1.05, 1.08, 1.1))
+    # Not worth it; the smallest draft now and then looks whether it has become so.
+    sizes = [chooser.choose_ahead(SECONDS) for _ in range(100)]
+    assert set(sizes) == {1, 4}
+    assert sizes[0] == sizes[2] == 4
+    assert 5 < sizes.count(4) < 9
+    for _ in range(40):
+        chooser.see(grows(1, 2.0, 4.0, 9.0))
+    assert chooser.choose_ahead(SECONDS) == 16
+    assert SizeChooser({1: 1.0}).choose_ahead({1: 0.1}) == 1
 
 
 def test_sizes_are_timed_until_one_costs_more_than_it_can_bring() -> None:
