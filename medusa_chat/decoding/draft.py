@@ -2,6 +2,18 @@
 
 Only torch operations whose shapes don't depend on data and that never wait for the device, so that a CUDA
 graph can hold them: a draft's number of nodes N is fixed beforehand, which nodes it has is not.
+
+Tokens per step on MT-Bench first turns (20, replies of 128 tokens, greedy), default model and its heads,
+counted offline along the recorded replies:
+
+    nodes                                          4      8     16     32     64
+    static tree, the heads' own calibration     1.52   1.75   1.88   2.02   2.13
+    dynamic                                     1.66   1.84   2.01   2.12   2.24
+    dynamic, with a looked-up chain             1.84   2.14   2.41   2.57   2.73
+
+The heads' own probabilities rank the nodes as they are: a temperature for each head lost up to 0.5%, mixing in
+the calibrated path probability lost 0.1-3%, and 2048 candidate paths were no better than 256. The sum of the
+nodes' probabilities is the tokens to expect: 2.20 against 2.18 counted at 16 nodes, and near in each fifth.
 """
 
 from __future__ import annotations

@@ -17,7 +17,8 @@ from medusa_chat.decoding import generate as loop
 from medusa_chat.decoding.acceptance import Acceptance, accept_exact
 from medusa_chat.decoding.draft import Candidates, Draft
 from medusa_chat.decoding.generate import Context, generate
-from medusa_chat.decoding.planning import Plan
+from medusa_chat.decoding.lookup import MAX_CHAIN
+from medusa_chat.decoding.planning import Plan, fixed_plan
 from medusa_chat.decoding.sampling import probabilities
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
@@ -92,6 +93,15 @@ def test_frequencies_match_plain_sampling(name: str, tree: Plan, useful: bool) -
     heads = table_heads(table(), 3) if useful else random_heads(base, 3, own_lm_heads=True)
     options = options_of(name)
     counts = sample(base, heads, tree, options, 3000)
+    assert p_value(counts, exact_distribution(base, options)) > 1e-3
+
+
+def test_frequencies_match_with_dynamic_drafts_and_chains() -> None:
+    """A draft that follows from the text so far must not sway what comes after it."""
+    base, options = TableModel(table()), options_of("top-p")
+    paths = [path for depth in (1, 2, 3) for path in product(range(3), repeat=depth)]
+    plan = fixed_plan(Candidates(paths, chain_length=MAX_CHAIN), 8)
+    counts = sample(base, table_heads(table(), 3), plan, options, 3000)
     assert p_value(counts, exact_distribution(base, options)) > 1e-3
 
 
