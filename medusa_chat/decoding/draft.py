@@ -12,8 +12,9 @@ counted offline along the recorded replies:
     dynamic, with a looked-up chain             1.84   2.14   2.41   2.57   2.73
 
 The heads' own probabilities rank the nodes as they are: a temperature for each head lost up to 0.5%, mixing
-in the calibrated path probabilities up to 2%, and 2048 candidate paths were no better than 256. The sum of the
-nodes' probabilities is the tokens to expect: 2.20 against 2.18 counted at 16 nodes, and near in each fifth.
+in the calibrated path probabilities up to 2%, and 2048 candidate paths were no better than 256. The sum of
+the nodes' probabilities is the tokens to expect: 2.20 against 2.18 counted at 16 nodes, and near in each
+fifth of the steps.
 """
 
 from __future__ import annotations
