@@ -6,8 +6,9 @@ A generator: the caller times it by next(), cancels it by closing it, and the ca
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Collection, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Collection, Generator, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING
 
 import torch
 
@@ -19,13 +20,17 @@ from medusa_chat.model.cache import KVCache
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import FinishReason, SamplingOptions
 
+if TYPE_CHECKING:
+    from medusa_chat.decoding.step_graphs import StepGraphs
+
 
 @dataclass(slots=True)
 class Context:
-    """The committed tokens and their KV rows, in step with each other."""
+    """The committed tokens and their KV rows, in step with each other; graphs: of the steps on a GPU."""
 
     cache: KVCache
     ids: list[int] = field(default_factory=list)
+    graphs: StepGraphs | None = None
 
     def reuse(self, prompt_ids: Sequence[int]) -> int:
         """Forgets everything after the longest common prefix with the prompt; returns its length.
@@ -47,13 +52,14 @@ class Context:
 @dataclass(frozen=True, slots=True)
 class Step:
     """Tokens one base forward emitted. num_nodes: rows verified, 0 for the prefill. seconds: wall time.
-    expected: tokens that its draft was expected to bring, where the plan could tell.
+    expected: tokens that its draft was expected to bring, and outlook: a draft of each size, where those are known.
     """
 
     ids: list[int]
     num_nodes: int
     seconds: float
     expected: float | None = None
+    outlook: Mapping[int, float] | None = None
     finish_reason: FinishReason | None = None
 
 
@@ -88,7 +94,7 @@ def generate(
         elif len(context.ids) + 1 >= base.context_length:
             reason = "context"
         num_emitted += len(ids)
-        yield Step(ids, step.num_nodes, step.seconds, step.expected, reason)
+        yield replace(step, ids=ids, finish_reason=reason)
         if reason is not None:
             return
 
@@ -112,14 +118,33 @@ def _steps(
     root = choose(base.logits(hidden)[0], options(), uniforms[len(context.ids) - 1])
     yield Step([root], 0, time.perf_counter() - started)
 
-    text = torch.empty(
-        base.context_length, dtype=torch.long, device=base.device
-    )  # as context.ids, and the root
+    while True:
+        if context.graphs is not None:
+            root, hidden = yield from context.graphs.steps(context, root, hidden, uniforms, options, plan)
+        root, hidden = yield from _eager_steps(base, heads, context, root, hidden, uniforms, options, plan)
+
+
+def _eager_steps(
+    base: BaseModel,
+    heads: MedusaHeads | None,
+    context: Context,
+    root: int,
+    hidden: torch.Tensor,
+    uniforms: torch.Tensor,
+    options: Callable[[], SamplingOptions],
+    plan: Callable[[SamplingOptions], Plan],
+) -> Generator[Step, None, tuple[int, torch.Tensor]]:
+    """Steps operation by operation, until graphs could do them: with the root and the hidden state (1, D)
+    before it, which are returned.
+    """
+    text = torch.empty(base.context_length, dtype=torch.long, device=base.device)  # context.ids and the root
     text[: len(context.ids)] = torch.tensor(context.ids)
     plain = plain_plan(base.device)
     while True:
         started = time.perf_counter()
         current = options()
+        if context.graphs is not None and context.graphs.can_do(current):
+            return root, hidden
         num_cached = len(context.ids)
         text[num_cached] = root
         # Propose
@@ -141,3 +166,13 @@ def _steps(
         hidden = all_hidden[accepted.path[-1] :][:1]
         root = accepted.next_root
         yield Step([*kept[1:], root], len(draft), time.perf_counter() - started, expected)
+
+
+def new_context(base: BaseModel, heads: MedusaHeads | None) -> Context:
+    """An empty conversation with these models."""
+    context = Context(base.new_cache())
+    if base.runs_in_graphs:
+        from medusa_chat.decoding.step_graphs import StepGraphs  # Triton's, which only a GPU's torch brings
+
+        context.graphs = StepGraphs(base, heads)
+    return context

@@ -21,6 +21,7 @@ from medusa_chat.decoding.tree import published_paths
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 
+TREE_SIZES = (1, 4, 8, 16, 32, 64)
 # How fast the chooser forgets: what lies fifty steps back counts a third; of pools, ten steps.
 _MEMORY = 0.98
 _POOL_MEMORY = 0.9
@@ -103,12 +104,12 @@ class SizeChooser:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """candidates: what a step's draft may hold. choose_size: how many of the pool's best it takes; None: all
-    candidates, a static tree. Of a single candidate, the root, it is plain decoding.
+    """candidates: what a step's draft may hold. size: how many of the pool's best it takes, or what tells that
+    from the pool; None: all candidates, a static tree. Of a single candidate, the root, it is plain decoding.
     """
 
     candidates: Candidates
-    choose_size: Callable[[Pool], int] | None = None
+    size: int | Callable[[Pool], int] | None = None
 
 
 def dynamic_candidates(num_heads: int, device: torch.device | str = "cpu") -> Candidates:
@@ -124,7 +125,7 @@ def fixed_plan(candidates: Candidates, num_nodes: int) -> Plan:
     """At each step the num_nodes likeliest candidates, or all; of one node, plain decoding."""
     if num_nodes == 1:
         return plain_plan(candidates.depths.device)
-    return Plan(candidates, lambda pool: min(num_nodes, len(candidates)))
+    return Plan(candidates, min(num_nodes, len(candidates)))
 
 
 def propose(
@@ -141,9 +142,9 @@ def propose(
     ids, log_probs = text.new_empty(0, 0), torch.empty(0, 0, device=text.device)  # (K, R)
     if heads is not None and candidates.num_heads > 0:
         ids, log_probs = rank_guesses(heads.logits(hidden, base), candidates.num_ranks)
-    if plan.choose_size is None:
+    if plan.size is None:
         return draft_static(candidates, text[-1], ids), None
     chain = look_up(text, torch.tensor(len(text), device=text.device))
     pool = pool_candidates(text[-1], ids, log_probs, candidates, chain)
-    num_nodes = plan.choose_size(pool)
+    num_nodes = plan.size if isinstance(plan.size, int) else plan.size(pool)
     return draft_best(pool, candidates, num_nodes), float(pool.expected[num_nodes - 1])

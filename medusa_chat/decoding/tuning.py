@@ -6,12 +6,11 @@ from collections.abc import Callable, Mapping
 from itertools import islice
 
 from medusa_chat.decoding.generate import Context, generate
-from medusa_chat.decoding.planning import Plan
+from medusa_chat.decoding.planning import TREE_SIZES, Plan
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import SamplingOptions
 
-TREE_SIZES = (1, 4, 8, 16, 32, 64)
 _WORST_COST = (
     2.5  # plain steps: drafts that bring more are rare, and a laptop takes long to time a larger one
 )
@@ -33,7 +32,7 @@ def measure_sizes(measure: Callable[[int], float], largest: int) -> dict[int, fl
     return step_seconds
 
 
-def measure_step(base: BaseModel, heads: MedusaHeads | None, plan: Plan) -> float:
+def measure_step(base: BaseModel, heads: MedusaHeads | None, context: Context, plan: Plan) -> float:
     """Seconds of one whole step (draft, verify, accept, commit) with this plan at a short context.
 
     The fastest of a few: what slows a step down besides is other programs.
@@ -41,7 +40,6 @@ def measure_step(base: BaseModel, heads: MedusaHeads | None, plan: Plan) -> floa
     # Drafting at ids no text would hold costs what any other does; what is accepted doesn't matter here.
     prompt_ids = [(i * 7919) % base.vocab_size for i in range(_PROMPT_LENGTH)]
     options = SamplingOptions(temperature=0.0)
-    context = Context(base.new_cache())
     steps = generate(base, heads, context, prompt_ids, lambda: options, lambda _: plan)
     # The prefill and a first step, which may still compile or allocate, are not timed.
     return min(step.seconds for step in islice(steps, 2, 2 + _NUM_TIMED))

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import cache, partial
 from typing import Any
 
 import torch
 
 from medusa_chat.decoding.draft import Candidates, Pool
-from medusa_chat.decoding.generate import Context, Step, generate
+from medusa_chat.decoding.generate import Step, generate, new_context
 from medusa_chat.decoding.planning import (
     Plan,
     SizeChooser,
@@ -24,6 +25,7 @@ from medusa_chat.engine.prompt import Prompter
 from medusa_chat.engine.text import Detokenizer, StopScanner
 from medusa_chat.errors import OutOfMemory
 from medusa_chat.model.base import BaseModel
+from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name, is_out_of_memory
 from medusa_chat.records import (
@@ -55,7 +57,7 @@ class Session:
         self._base = base
         self._heads = heads
         self._prompter = Prompter(model.tokenizer, base.context_length)
-        self._context = Context(base.new_cache())
+        self._context = new_context(base, heads)
         self._eos_ids = _eos_ids(base, model.tokenizer)
         self._path_probability = (
             {} if heads is None else heads.calibration or published_paths(heads.num_heads)
@@ -68,7 +70,7 @@ class Session:
         self._static_plan = cache(self._best_plan)
         self._fixed_plan = cache(partial(fixed_plan, self._candidates))
         self._step_seconds = measure_sizes(
-            lambda size: measure_step(base, heads, self._fixed_plan(size)), len(self._candidates)
+            lambda size: measure_step(base, heads, self._context, self._fixed_plan(size)), len(self._candidates)
         )
         expected = {
             size: expected_tokens(self._tree(size), self._path_probability) for size in self._step_seconds
@@ -107,6 +109,8 @@ class Session:
         for step in self._steps_in_memory(prompt.ids):
             if step.expected is not None:
                 self._chooser.observe(step.expected, len(step.ids))
+            if step.outlook is not None:
+                self._chooser.see(step.outlook)
             text = scanner.feed(detokenizer.feed(step.ids))
             reason: FinishReason | None = "stop" if scanner.stopped else step.finish_reason
             if reason is None and self.cancelled:
@@ -131,7 +135,7 @@ class Session:
             if not is_out_of_memory(error):
                 raise
             num_tokens = len(self._context.ids)
-            self._context = Context(self._base.new_cache())  # its memory is what there is to free
+            self._context = new_context(self._base, self._heads)  # its memory is what there is to free
             raise OutOfMemory(
                 f"Memory ran out at {num_tokens:,} tokens of context; what was said is kept. Start a new "
                 "conversation, choose a smaller tree, or load the model with a smaller --quant."
@@ -161,6 +165,8 @@ class Session:
             return self._static_plan(options.tree_size or self._tree_size)
         if options.tree_size is not None:
             return self._fixed_plan(options.tree_size)
+        if self._context.graphs is not None:
+            return self._fixed_plan(self._chooser.choose_ahead(self._step_seconds))
         return Plan(self._headless if self._chooser.is_resting() else self._candidates, self._choose_size)
 
     def _choose_size(self, pool: Pool) -> int:
@@ -188,6 +194,7 @@ def _eos_ids(base: BaseModel, tokenizer: Any) -> frozenset[int]:
 def open_session(request: LoadRequest, on_progress: OnProgress) -> Session:
     """Resolves, fetches, loads and measures. Raises a MedusaError whose text says what to do."""
     model = open_model(request, on_progress)
-    heads = open_heads(model, request.heads)
+    base, heads = fastest(model.base, open_heads(model, request.heads))
+    model = replace(model, base=base)
     on_progress(LoadProgress("Measuring step times"))
     return Session(model, heads)

@@ -3,7 +3,7 @@
 A row at position p attends to its keys in two parts. Those at positions below a boundary, a multiple of 16 at
 least 15 behind p, lie in the cache in order: they are cut into runs of 256 positions, each taken by a program
 of its own on the tensor cores. The 16 to 31 after it, which for a node of a tree are its ancestors wherever
-they lie, are gathered row by row. A last kernel joins the parts in order.
+they lie, are gathered row by row by a second kernel, which then joins the runs' results to its own, in order.
 
 Runs, boundary and gathered places depend on p alone, so a row's output has the same bits whether it was
 decoded plainly, in a prompt or as a node of any tree. Grouped queries share one read of their keys and values.
@@ -17,10 +17,13 @@ import torch
 import triton
 import triton.language as tl
 
+from medusa_chat.kernels.launching import follow, overlap
 from medusa_chat.kernels.rotary import HeadShape
 
 MAX_DEPTH = 15  # of a tree; the gathered part must reach from any node to its root
 RUN = 256  # positions taken by one program
+# Of queries, in every program: a tile of another height would sum in another order. One row takes no longer.
+_BLOCK_ROWS = 64
 _MAX_DEPTH = tl.constexpr(MAX_DEPTH)
 _RUN = tl.constexpr(RUN)
 _TAIL = tl.constexpr(32)
@@ -81,26 +84,22 @@ def attention(
     """As attention_reference, in two launches."""
     num_rows, num_heads, dim = queries.shape
     group = num_heads // shape.num_kv_heads
-    num_parts = placement.num_runs + 1
-    block_rows = 16
-    num_tiles = triton.cdiv(num_rows * group, block_rows)
-    parts = torch.empty(num_rows, num_heads, num_parts, dim, dtype=torch.float32, device=queries.device)
-    # Of each part: the largest score, and the sum of weights relative to it.
-    sums = torch.empty(num_rows, num_heads, num_parts, 2, dtype=torch.float32, device=queries.device)
-    block_dim = triton.next_power_of_2(dim)
-    paths, width = placement.paths, 0 if placement.paths is None else placement.paths.shape[1]
-    tail_heads = num_rows * shape.num_kv_heads
-    run_heads = num_tiles * shape.num_kv_heads * placement.num_runs
-    _parts_kernel[(tail_heads + run_heads,)](
-        queries, keys, values, placement.length, placement.depths, paths, parts, sums,
-        num_rows, num_parts, num_tiles, keys.stride(0), scale * 1.4426950408889634,
-        WIDTH=width, HEADS=num_heads, KV_HEADS=shape.num_kv_heads, GROUP=group,
-        DIM=dim, BLOCK_DIM=block_dim, BLOCK_ROWS=block_rows, BLOCK_KEYS=64, num_warps=4,
-    )  # fmt: skip
+    num_tiles = triton.cdiv(num_rows * group, _BLOCK_ROWS)
+    # Of each run: weighted values, the largest score, and the sum of weights relative to it.
+    parts = torch.empty(num_rows, num_heads, placement.num_runs, dim, dtype=torch.float32, device=queries.device)
+    sums = torch.empty(num_rows, num_heads, placement.num_runs, 2, dtype=torch.float32, device=queries.device)
     out = torch.empty(num_rows, num_heads * dim, dtype=queries.dtype, device=queries.device)
-    _join_kernel[(num_rows, num_heads)](
-        parts, sums, placement.length, placement.depths, out, num_parts,
-        HEADS=num_heads, DIM=dim, BLOCK_DIM=block_dim, num_warps=1,
+    sizes = {"HEADS": num_heads, "GROUP": group, "DIM": dim, "BLOCK_DIM": triton.next_power_of_2(dim)}
+    scale_2 = scale * 1.4426950408889634  # powers of two are cheaper than of e
+    _runs_kernel[(placement.num_runs, shape.num_kv_heads, num_tiles)](
+        queries, keys, values, placement.length, placement.depths, parts, sums,
+        num_rows, placement.num_runs, keys.stride(0), scale_2,
+        **sizes, BLOCK_ROWS=_BLOCK_ROWS, BLOCK_KEYS=64, num_warps=4, num_stages=2, **overlap(),
+    )  # fmt: skip
+    _join_kernel[(num_rows, shape.num_kv_heads)](
+        queries, keys, values, placement.length, placement.depths, placement.paths, parts, sums, out,
+        placement.num_runs, keys.stride(0), scale_2,
+        **sizes, WIDTH=0 if placement.paths is None else placement.paths.shape[1], num_warps=4, **overlap(),
     )  # fmt: skip
     return out
 
@@ -111,40 +110,19 @@ def _boundary(position):
     return tl.maximum(position - _MAX_DEPTH, 0) // 16 * 16
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_parts", "num_tiles"])
-def _parts_kernel(
-    queries_ptr, keys_ptr, values_ptr, length_ptr, depths_ptr, paths_ptr, parts_ptr, sums_ptr,
-    num_rows, num_parts, num_tiles, kv_stride, scale,
-    WIDTH: tl.constexpr, HEADS: tl.constexpr, KV_HEADS: tl.constexpr, GROUP: tl.constexpr,
-    DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
-):  # fmt: skip
-    program = tl.program_id(0)
-    length = tl.load(length_ptr)
-    if program < num_rows * KV_HEADS:
-        _gathered_part(
-            queries_ptr, keys_ptr, values_ptr, depths_ptr, paths_ptr, parts_ptr, sums_ptr,
-            program // KV_HEADS, program % KV_HEADS, length, num_parts, kv_stride, scale,
-            WIDTH, HEADS, GROUP, DIM, BLOCK_DIM,
-        )  # fmt: skip
-    else:
-        program -= num_rows * KV_HEADS
-        _run_part(
-            queries_ptr, keys_ptr, values_ptr, depths_ptr, parts_ptr, sums_ptr,
-            program // (num_tiles * KV_HEADS), program // num_tiles % KV_HEADS, program % num_tiles,
-            length, num_rows, num_parts, kv_stride, scale,
-            HEADS, GROUP, DIM, BLOCK_DIM, BLOCK_ROWS, BLOCK_KEYS,
-        )  # fmt: skip
-
-
-@triton.jit
-def _run_part(
-    queries_ptr, keys_ptr, values_ptr, depths_ptr, parts_ptr, sums_ptr,
-    run, kv_head, tile, length, num_rows, num_parts, kv_stride, scale,
+@triton.jit(do_not_specialize=["num_rows", "num_runs"])
+def _runs_kernel(
+    queries_ptr, keys_ptr, values_ptr, length_ptr, depths_ptr, parts_ptr, sums_ptr,
+    num_rows, num_runs, kv_stride, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows (of all heads of the group) against the keys of one run of positions."""
-    flat = tile * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
+    follow(OVERLAP)
+    run = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    length = tl.load(length_ptr)
+    flat = tl.program_id(2) * BLOCK_ROWS + tl.arange(0, BLOCK_ROWS)
     row = flat // GROUP
     head = kv_head * GROUP + flat % GROUP
     inside = row < num_rows
@@ -180,21 +158,27 @@ def _run_part(
             total = total * shrink + tl.sum(weights, 1)
             acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v)
             best = new_best
-        part = (row * HEADS + head).to(tl.int64) * num_parts + run
+        part = (row * HEADS + head).to(tl.int64) * num_runs + run
         tl.store(parts_ptr + part[:, None] * DIM + dim[None, :], acc, mask=inside[:, None] & in_dim[None, :])
         tl.store(sums_ptr + part * 2, best, mask=inside)
         tl.store(sums_ptr + part * 2 + 1, total, mask=inside)
 
 
-@triton.jit
-def _gathered_part(
-    queries_ptr, keys_ptr, values_ptr, depths_ptr, paths_ptr, parts_ptr, sums_ptr,
-    row, kv_head, length, num_parts, kv_stride, scale,
-    WIDTH: tl.constexpr, HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
+@triton.jit(do_not_specialize=["num_runs"])
+def _join_kernel(
+    queries_ptr, keys_ptr, values_ptr, length_ptr, depths_ptr, paths_ptr, parts_ptr, sums_ptr, out_ptr,
+    num_runs, kv_stride, scale,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
+    WIDTH: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
-    """One row, of all heads of the group, against its last 16 to 31 keys and itself."""
+    """One row, of all heads of the group: its last 16 to 31 keys and itself, then the runs before them."""
+    follow(OVERLAP)
+    row = tl.program_id(0)
+    kv_head = tl.program_id(1)
+    length = tl.load(length_ptr)
     position = length + tl.load(depths_ptr + row).to(tl.int32)
-    at = _boundary(position) + tl.arange(0, _TAIL)
+    boundary = _boundary(position)
+    at = boundary + tl.arange(0, _TAIL)
     within = at <= position
     if WIDTH > 0:
         in_tree = within & (at >= length)
@@ -204,44 +188,24 @@ def _gathered_part(
     in_dim = dim < DIM
     offsets = kv_head.to(tl.int64) * kv_stride + at.to(tl.int64)[:, None] * DIM + dim[None, :]
     there = within[:, None] & in_dim[None, :]
-    k = tl.load(keys_ptr + offsets, mask=there, other=0.0).to(tl.float32)  # (32, d)
-    v = tl.load(values_ptr + offsets, mask=there, other=0.0).to(tl.float32)
+    k = tl.load(keys_ptr + offsets, mask=there, other=0.0)  # (32, d)
+    v = tl.load(values_ptr + offsets, mask=there, other=0.0)
     for i in range(GROUP):
         query = row * HEADS + kv_head * GROUP + i
         q = tl.load(queries_ptr + query * DIM + dim, mask=in_dim, other=0.0).to(tl.float32)
-        scores = tl.where(within, tl.sum(k * q[None, :], 1) * scale, -float("inf"))
+        scores = tl.where(within, tl.sum(k.to(tl.float32) * q[None, :], 1) * scale, -float("inf"))
         best = tl.max(scores, 0)
         weights = tl.exp2(scores - best)
-        part = query.to(tl.int64) * num_parts + num_parts - 1
-        tl.store(parts_ptr + part * DIM + dim, tl.sum(weights[:, None] * v, 0), mask=in_dim)
-        tl.store(sums_ptr + part * 2, best)
-        tl.store(sums_ptr + part * 2 + 1, tl.sum(weights, 0))
-
-
-@triton.jit(do_not_specialize=["num_parts"])
-def _join_kernel(
-    parts_ptr, sums_ptr, length_ptr, depths_ptr, out_ptr, num_parts,
-    HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
-):  # fmt: skip
-    """The parts of one row and head, in order of position; the gathered one, which is never empty, first."""
-    row = tl.program_id(0)
-    head = tl.program_id(1)
-    dim = tl.arange(0, BLOCK_DIM)
-    in_dim = dim < DIM
-    first = (row * HEADS + head).to(tl.int64) * num_parts
-    tail = first + num_parts - 1
-    best = tl.load(sums_ptr + tail * 2)
-    total = tl.load(sums_ptr + tail * 2 + 1)
-    acc = tl.load(parts_ptr + tail * DIM + dim, mask=in_dim, other=0.0)
-    boundary = _boundary(tl.load(length_ptr) + tl.load(depths_ptr + row).to(tl.int32))
-    part = first
-    while part < first + tl.cdiv(boundary, _RUN):
-        part_best = tl.load(sums_ptr + part * 2)
-        new_best = tl.maximum(best, part_best)
-        shrink, weight = tl.exp2(best - new_best), tl.exp2(part_best - new_best)
-        total = total * shrink + tl.load(sums_ptr + part * 2 + 1) * weight
-        acc = acc * shrink + tl.load(parts_ptr + part * DIM + dim, mask=in_dim, other=0.0) * weight
-        best = new_best
-        part += 1
-    out = out_ptr + (row * HEADS + head) * DIM + dim
-    tl.store(out, (acc / total).to(out_ptr.dtype.element_ty), mask=in_dim)
+        total = tl.sum(weights, 0)
+        acc = tl.sum(weights[:, None] * v.to(tl.float32), 0)
+        first = query.to(tl.int64) * num_runs
+        part = first
+        while part < first + tl.cdiv(boundary, _RUN):
+            part_best = tl.load(sums_ptr + part * 2)
+            new_best = tl.maximum(best, part_best)
+            shrink, weight = tl.exp2(best - new_best), tl.exp2(part_best - new_best)
+            total = total * shrink + tl.load(sums_ptr + part * 2 + 1) * weight
+            acc = acc * shrink + tl.load(parts_ptr + part * DIM + dim, mask=in_dim, other=0.0) * weight
+            best = new_best
+            part += 1
+        tl.store(out_ptr + query * DIM + dim, (acc / total).to(out_ptr.dtype.element_ty), mask=in_dim)

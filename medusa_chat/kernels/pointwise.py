@@ -6,6 +6,8 @@ import torch
 import triton
 import triton.language as tl
 
+from medusa_chat.kernels.launching import follow, overlap
+
 
 def add_norm_reference(
     stream: torch.Tensor, partial: torch.Tensor | None, weight: torch.Tensor, eps: float
@@ -29,7 +31,8 @@ def add_norm(
     block = triton.next_power_of_2(size)
     _add_norm_kernel[(num_rows,)](
         stream, partial, weight, summed, normed, eps, num_rows, size,
-        NUM_PARTS=0 if partial is None else partial.shape[0], BLOCK=block, num_warps=min(16, max(4, block // 512)),
+        NUM_PARTS=0 if partial is None else partial.shape[0], BLOCK=block,
+        num_warps=min(16, max(4, block // 256)), **overlap(),
     )  # fmt: skip
     return summed, normed
 
@@ -37,8 +40,9 @@ def add_norm(
 @triton.jit(do_not_specialize=["num_rows"])
 def _add_norm_kernel(
     stream_ptr, partial_ptr, weight_ptr, summed_ptr, normed_ptr, eps, num_rows, size,
-    NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr,
+    NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
 ):  # fmt: skip
+    follow(OVERLAP)
     row = tl.program_id(0)
     at = tl.arange(0, BLOCK)
     inside = at < size
@@ -63,13 +67,17 @@ def gate(partial: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     num_parts, num_rows, doubled = partial.shape
     out = torch.empty(num_rows, doubled // 2, dtype=dtype, device=partial.device)
     _gate_kernel[(num_rows, triton.cdiv(doubled // 2, 1024))](
-        partial, out, num_rows, doubled // 2, NUM_PARTS=num_parts, BLOCK=1024
+        partial, out, num_rows, doubled // 2, NUM_PARTS=num_parts, BLOCK=1024, **overlap()
     )
     return out
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def _gate_kernel(partial_ptr, out_ptr, num_rows, size, NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr):
+def _gate_kernel(
+    partial_ptr, out_ptr, num_rows, size,
+    NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
+):  # fmt: skip
+    follow(OVERLAP)
     row = tl.program_id(0)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size

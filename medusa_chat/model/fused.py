@@ -13,7 +13,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from medusa_chat.kernels.attention import Placement, attention, runs_reached
+from medusa_chat.kernels.attention import MAX_DEPTH, Placement, attention, runs_reached
 from medusa_chat.kernels.linear import Tiling, default_tiling, linear
 from medusa_chat.kernels.packing import PackedWeight
 from medusa_chat.kernels.pointwise import add_norm, gate
@@ -51,6 +51,8 @@ class _Layer:
 class FusedModel(BaseModel):
     """Takes over a BaseModel's weights; the model it came from can't run any more."""
 
+    runs_in_graphs = True
+
     def __init__(self, base: BaseModel) -> None:
         super().__init__(base.causal_lm)
         decoder = self.causal_lm.get_decoder()
@@ -60,11 +62,12 @@ class FusedModel(BaseModel):
         self._shape = HeadShape(config.num_attention_heads, config.num_key_value_heads, head_dim)
         self._scale = head_dim**-0.5
         self._eps: float = config.rms_norm_eps
-        self._turns = _turns(decoder.rotary_emb, self.context_length)
+        # A step launched ahead may reach beyond the context before the host knows that the reply is over.
+        self._turns = _turns(decoder.rotary_emb, self.context_length + 4 * (MAX_DEPTH + 1))
         self._embedding: torch.Tensor = self.causal_lm.get_input_embeddings().weight
         self._layers = [self._take_over(layer) for layer in decoder.layers]
         self._norm: torch.Tensor = decoder.norm.weight
-        self._lm_head = self.product([self.causal_lm.get_output_embeddings()])
+        self._output = self.product([self.causal_lm.get_output_embeddings()])
 
     @property
     def num_bytes(self) -> int:
@@ -77,7 +80,7 @@ class FusedModel(BaseModel):
         return (
             sum(weight.num_bytes for weight in products)
             + self._embedding.nbytes
-            + (0 if shares else self._lm_head.weight.num_bytes)
+            + (0 if shares else self._output.weight.num_bytes)
             + self._turns.nbytes
         )
 
@@ -85,7 +88,7 @@ class FusedModel(BaseModel):
     def num_bytes_read(self) -> int:
         """Bytes of weights that one step reads."""
         weights = [p.weight for layer in self._layers for p in (layer.qkv, layer.out, layer.gate_up, layer.down)]
-        return sum(weight.num_bytes for weight in (*weights, self._lm_head.weight))
+        return sum(weight.num_bytes for weight in (*weights, self._output.weight))
 
     def product(self, modules: Sequence[Any]) -> Product:
         """The linear modules' weights, taken over and stacked by rows."""
@@ -125,7 +128,7 @@ class FusedModel(BaseModel):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(…, n, D) hidden states -> (…, n, V) float32 logits."""
         flat = hidden.reshape(-1, self.hidden_size)
-        return self._lm_head(flat).sum(0).view(*hidden.shape[:-1], self.vocab_size)
+        return self._output(flat).sum(0).view(*hidden.shape[:-1], self.vocab_size)
 
     def reserve(self, cache: KVCache, num_rows: int) -> None:
         """Makes room for so many rows behind the committed ones."""
@@ -165,10 +168,10 @@ class FusedModel(BaseModel):
         )
 
 
-def _turns(rotary: Any, context_length: int) -> torch.Tensor:
+def _turns(rotary: Any, num_positions: int) -> torch.Tensor:
     """(2, C, d / 2) float32: cos and sin of every position."""
     inverse = rotary.inv_freq.float()
-    angles = torch.arange(context_length, device=inverse.device).float()[:, None] * inverse
+    angles = torch.arange(num_positions, device=inverse.device).float()[:, None] * inverse
     return torch.stack([angles.cos(), angles.sin()]) * rotary.attention_scaling
 
 
