@@ -3,14 +3,16 @@
 transformers' own SDPA path copies K and V once per query group at every step as soon as a mask is given;
 here the queries of a group are stacked as rows instead, so K and V are read where they lie.
 
-On the CPU it is moreover reproducible: a token's output has the same bits whether it ran alone, in a prompt
-or as a node of any tree. That is what makes drafting change nothing at all in bfloat16 and 4 bits, where
+On the CPU it is moreover reproducible: a token's output has the same bits whether it ran alone or as a node
+of any tree. That is what makes drafting change nothing at all in bfloat16 and 4 bits, where
 SDPA's last bits, which follow the number of rows, let greedy decoding part ways at near-ties: with it 6 of
 10 answers differed from plain ones within 128 tokens.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -22,6 +24,8 @@ MAX_TREE_ROWS = 64
 # Keys whose weighted values are summed by one product. MKL adds up to 192 of them strictly in order, so that
 # masked ones, adding 0, leave no trace; beyond that it splits the sum by their number.
 _CHUNK = 128
+# With fewer keys than 12 its products of queries and keys take another path.
+_FEWEST_KEYS = 16
 
 
 def grouped_attention(
@@ -45,43 +49,76 @@ def grouped_attention(
         attention_mask = attention_mask.repeat(1, 1, group, 1)  # (1, 1, group·N, S)
     if query.device.type == "cpu" and position_ids is not None and attention_mask is not None:
         scale = head_dim**-0.5 if scaling is None else scaling
-        out = _reproducible(rows, key, value, attention_mask, scale, position_ids[0])
+        out = reproducible_attention(
+            (rows.float() * scale).flatten(0, 1),
+            key.transpose(2, 3).flatten(0, 1),
+            value.flatten(0, 1),
+            attention_mask[0, 0],
+            key_chunks(position_ids[0], key.shape[2]),
+        ).to(query.dtype)
     else:
         out = F.scaled_dot_product_attention(rows, key, value, attn_mask=attention_mask, scale=scaling)
     return out.reshape(batch, num_heads, num_rows, head_dim).transpose(1, 2), None
 
 
-def _reproducible(
-    rows: torch.Tensor,
-    key: torch.Tensor,
-    value: torch.Tensor,
-    mask: torch.Tensor,
-    scale: float,
-    positions: torch.Tensor,
-) -> torch.Tensor:
-    """rows (B, G, R, d), key and value (B, G, S, d) in float32, mask (1, 1, R, S), positions (N,) of the last
-    N keys -> (B, G, R, d). Each row's sum runs over its keys in the order of their positions, in chunks
-    bounded at multiples of _CHUNK positions, however many other rows there are.
+@dataclass(frozen=True, slots=True)
+class KeyChunk:
+    """Keys `start` to `end`, of which those at this chunk's positions count.
+
+    mine: (end - start,) 1 where a key is at such a position, else 0; None where all are.
     """
-    scores = torch.matmul(rows.float(), key.transpose(2, 3)).mul_(scale).add_(mask)  # (B, G, R, S)
-    weights = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
-    # In float64 the order of the summands is below float32's last bit.
-    total = weights.sum(-1, keepdim=True, dtype=torch.float64).float()
-    out = torch.zeros_like(rows, dtype=torch.float32)
-    num_keys, num_cached = key.shape[2], key.shape[2] - len(positions)
+
+    start: int
+    end: int
+    mine: torch.Tensor | None
+
+
+def key_chunks(positions: torch.Tensor, num_keys: int) -> list[KeyChunk]:
+    """The keys in the order of their positions, in chunks bounded at multiples of _CHUNK positions, whatever
+    rows there are besides; positions (N,) are those of the last N keys.
+    """
+    num_cached = num_keys - len(positions)
     in_tree = len(positions) <= MAX_TREE_ROWS  # a longer run is a prompt, where key i is at position i
+    chunks = []
     for start in range(0, int(positions.max()) + 1, _CHUNK):
         end = min(start + _CHUNK, num_keys)
-        part = weights[..., start:end]
+        mine = None
         if in_tree and end > num_cached:
             # Nodes lie behind the cache in the tree's order: take them into the chunk of their position.
             end = num_keys
             first = max(num_cached, start)
-            mine = torch.ones(end - start, device=rows.device)
+            mine = torch.ones(end - start, device=positions.device)
             mine[first - start :] = (positions[first - num_cached :] // _CHUNK) == start // _CHUNK
-            part = weights[..., start:end] * mine
-        out += torch.matmul(part, value[:, :, start:end])
-    return (out / total).to(rows.dtype)
+            mine = None if bool(mine.all()) else mine
+        chunks.append(KeyChunk(start, end, mine))
+    return chunks
+
+
+def reproducible_attention(
+    rows: torch.Tensor,
+    turned_key: torch.Tensor,
+    value: torch.Tensor,
+    mask: torch.Tensor,
+    chunks: Sequence[KeyChunk],
+) -> torch.Tensor:
+    """rows (G, R, d) scaled already, turned_key (G, d, S), value (G, S, d), all in float32, additive mask
+    (R, S) -> (G, R, d). Each row's sum runs chunk by chunk, however many other rows there are.
+    """
+    num_keys = turned_key.shape[-1]
+    if num_keys < _FEWEST_KEYS:
+        turned_key = F.pad(turned_key, (0, _FEWEST_KEYS - num_keys))
+    scores = torch.bmm(rows, turned_key)[..., :num_keys].add_(mask)  # (G, R, S)
+    weights = scores.sub_(scores.amax(-1, keepdim=True)).exp_()
+    # In float64 the order of the summands is below float32's last bit.
+    total = weights.sum(-1, keepdim=True, dtype=torch.float64).float()
+    out: torch.Tensor | None = None
+    for chunk in chunks:
+        part = weights[..., chunk.start : chunk.end]
+        part = part if chunk.mine is None else part * chunk.mine
+        product = torch.bmm(part, value[:, chunk.start : chunk.end])
+        out = product if out is None else out.add_(product)
+    assert out is not None  # there is a key at position 0
+    return out.div_(total)
 
 
 AttentionInterface.register(GROUPED_ATTENTION, grouped_attention)

@@ -23,6 +23,9 @@ _CPU_ROWS = 4
 class BaseModel:
     """A transformers causal language model behind the two verbs that decoding needs."""
 
+    # Whether a step over it can be a CUDA graph (decoding/step_graphs.py).
+    runs_in_graphs = False
+
     def __init__(self, causal_lm: Any) -> None:
         self.causal_lm = causal_lm.eval()
         config = causal_lm.config.get_text_config()
@@ -75,17 +78,7 @@ class BaseModel:
         sees besides the whole cache, by default itself and those before it. Returns hidden states (B, N, D).
         """
         num_rows = ids.shape[1]
-        if positions is None:
-            positions = torch.arange(cache.length, cache.length + num_rows, device=ids.device)
-        if visible is None:
-            visible = torch.ones(num_rows, num_rows, dtype=torch.bool, device=ids.device).tril()
-        extra = self._num_extra(num_rows)
-        if extra:
-            ids = F.pad(ids, (0, extra), value=0)
-            positions = torch.cat([positions, positions[-1:].expand(extra)])
-            alone = torch.eye(num_rows + extra, dtype=torch.bool)
-            alone[:num_rows, :num_rows] = visible
-            visible = alone
+        ids, positions, visible = self._whole_rows(ids, cache.length, positions, visible)
         output = self.causal_lm.get_decoder()(
             input_ids=ids,
             position_ids=positions.expand(ids.shape[0], -1),
@@ -107,9 +100,35 @@ class BaseModel:
         num_rows = hidden.shape[-2]
         extra = self._num_extra(num_rows)
         hidden = F.pad(hidden, (0, 0, 0, extra)) if extra else hidden
-        logits: torch.Tensor = self.causal_lm.get_output_embeddings()(hidden)[..., :num_rows, :]
+        logits = self._head_logits(hidden)[..., :num_rows, :]
         if self._softcap is not None:
             logits = torch.tanh(logits / self._softcap) * self._softcap
+        return logits
+
+    def _whole_rows(
+        self,
+        ids: torch.Tensor,
+        num_cached: int,
+        positions: torch.Tensor | None,
+        visible: torch.Tensor | None,
+    ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+        """What `forward` is given, with its defaults and the rows that reproducibility adds filled in."""
+        num_rows = ids.shape[1]
+        if positions is None:
+            positions = torch.arange(num_cached, num_cached + num_rows, device=ids.device)
+        if visible is None:
+            visible = torch.ones(num_rows, num_rows, dtype=torch.bool, device=ids.device).tril()
+        extra = self._num_extra(num_rows)
+        if extra:
+            ids = F.pad(ids, (0, extra), value=0)
+            positions = torch.cat([positions, positions[-1:].expand(extra)])
+            alone = torch.eye(num_rows + extra, dtype=torch.bool)
+            alone[:num_rows, :num_rows] = visible
+            visible = alone
+        return ids, positions, visible
+
+    def _head_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        logits: torch.Tensor = self.causal_lm.get_output_embeddings()(hidden)
         return logits
 
     @property

@@ -8,6 +8,7 @@ import torch
 
 from medusa_chat.errors import UnsupportedModel
 
+_SPARE = 128  # rows of a draft tree beyond the longest conversation
 _BLOCK = 512  # rows; a block of a 7B model is 256 MB, of the default model 12 MB
 
 
@@ -18,8 +19,12 @@ class KVCache:
     them and the rest are overwritten by the next forward. Fits transformers' `past_key_values` by its verbs.
     """
 
-    def __init__(self, num_layers: int, max_length: int, dtype: torch.dtype) -> None:
+    def __init__(
+        self, num_layers: int, max_length: int, dtype: torch.dtype, *, doubling: bool = False
+    ) -> None:
+        """doubling: grow to powers of two, so that what holds the store's address must seldom be renewed."""
         self.dtype = dtype
+        self._doubling = doubling
         self.num_layers = num_layers
         self.max_length = max_length
         self.length = 0
@@ -29,6 +34,12 @@ class KVCache:
     def capacity(self) -> int:
         """Rows allocated."""
         return 0 if self._store is None else self._store.shape[4]
+
+    @property
+    def store(self) -> torch.Tensor:
+        """(layers, 2, B, kv_heads, capacity, head_dim), once something was reserved."""
+        assert self._store is not None
+        return self._store
 
     @property
     def num_bytes(self) -> int:
@@ -43,7 +54,7 @@ class KVCache:
         Returns views (B, kv_heads, length + N, head_dim) of keys and values.
         """
         end = self.length + key.shape[2]
-        store = self._reserve(end, key)
+        store = self._reserve(end, key.shape[0], key.shape[1], key.shape[3], key.device)
         if store.shape[3] != key.shape[1] or store.shape[5] != key.shape[3]:
             raise UnsupportedModel(
                 "This model's layers have KV heads of different shapes; that is not supported."
@@ -51,6 +62,16 @@ class KVCache:
         store[layer_idx, 0, :, :, self.length : end] = key
         store[layer_idx, 1, :, :, self.length : end] = value
         return store[layer_idx, 0, :, :, :end], store[layer_idx, 1, :, :, :end]
+
+    def reserve(
+        self, num_rows: int, num_kv_heads: int, head_dim: int, device: torch.device
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        """For one sequence and all layers: a view (layers, 2, kv_heads, length + num_rows, head_dim) of keys
+        and values, and one of the last num_rows of them, which the caller writes as `update` would.
+        """
+        end = self.length + num_rows
+        rows = self._reserve(end, 1, num_kv_heads, head_dim, device)[:, :, 0, :, :end]
+        return rows, rows[..., self.length :, :]
 
     def get_seq_length(self, layer_idx: int = 0) -> int:
         """Committed rows (transformers' name for `length`)."""
@@ -68,16 +89,21 @@ class KVCache:
         """Forgets all rows from `length` on."""
         self.length = min(self.length, length)
 
-    def _reserve(self, rows: int, like: torch.Tensor) -> torch.Tensor:
+    def _reserve(
+        self, rows: int, batch: int, num_kv_heads: int, head_dim: int, device: torch.device
+    ) -> torch.Tensor:
         if self._store is None or self._store.shape[4] < rows:
-            batch, num_kv_heads, _, head_dim = like.shape
-            capacity = min(-(-rows // _BLOCK) * _BLOCK, max(self.max_length, rows))
+            capacity = min(self._rounded(rows), max(self.max_length, rows) + _SPARE)
             grown = torch.empty(
                 (self.num_layers, 2, batch, num_kv_heads, capacity, head_dim),
                 dtype=self.dtype,
-                device=like.device,
+                device=device,
             )
             if self._store is not None:
-                grown[..., : self.length, :] = self._store[..., : self.length, :]
+                # All rows: a step under way on the device may have filled more than the host knows of.
+                grown[..., : self._store.shape[4], :] = self._store
             self._store = grown
         return self._store
+
+    def _rounded(self, rows: int) -> int:
+        return max(1024, 1 << (rows - 1).bit_length()) if self._doubling else -(-rows // _BLOCK) * _BLOCK

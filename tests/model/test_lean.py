@@ -1,0 +1,203 @@
+"""The lean decoder says what transformers' says, and its rows' bits don't depend on their company."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
+
+from medusa_chat.decoding.tree import best_tree, published_paths
+from medusa_chat.model.attention import GROUPED_ATTENTION
+from medusa_chat.model.base import BaseModel
+from medusa_chat.model.lean import LeanModel, lean
+from medusa_chat.model.linear import HalfLinear, Int8Linear, PackedLinear, PlainLinear
+from medusa_chat.model.loading import load_base_model
+from tests.model.test_verification import logits_by_tree_and_by_path
+from tests.tiny import tiny_llama
+
+SIZES = {
+    "vocab_size": 64,
+    "hidden_size": 32,
+    "intermediate_size": 80,
+    "num_hidden_layers": 2,
+    "num_attention_heads": 4,
+    "num_key_value_heads": 2,
+    "max_position_embeddings": 512,
+    "sliding_window": None,
+}
+LLAMA3_ROPE = {
+    "rope_type": "llama3",
+    "rope_theta": 10_000.0,
+    "factor": 4.0,
+    "low_freq_factor": 1.0,
+    "high_freq_factor": 4.0,
+    "original_max_position_embeddings": 64,
+}
+FAMILIES = {
+    "llama": LlamaConfig(**SIZES),
+    "llama with biases": LlamaConfig(**SIZES, attention_bias=True, mlp_bias=True),
+    "llama 3's rope": LlamaConfig(**SIZES, rope_parameters=LLAMA3_ROPE),
+    "llama, tied": LlamaConfig(**SIZES, tie_word_embeddings=True),
+    "mistral": MistralConfig(**SIZES, head_dim=16),
+    "qwen2": Qwen2Config(**SIZES),
+    "qwen3": Qwen3Config(**SIZES, head_dim=16),
+}
+needs_bfloat16 = pytest.mark.skipif(not PackedLinear.works_here(), reason="oneDNN lacks bfloat16 here")
+needs_fbgemm = pytest.mark.skipif(not HalfLinear.works_here(), reason="fbgemm is not here")
+needs_vnni = pytest.mark.skipif(not Int8Linear.works_here(), reason="fbgemm adds int8 here with overflows")
+
+
+def random_model(config: Any, dtype: torch.dtype = torch.float32) -> BaseModel:
+    """Weights that float16 holds, norms that do something."""
+    torch.manual_seed(7)
+    causal_lm = AutoModelForCausalLM.from_config(config, attn_implementation=GROUPED_ATTENTION, dtype=dtype)
+    with torch.no_grad():
+        for name, parameter in causal_lm.named_parameters():
+            parameter.normal_(1.0 if "norm" in name else 0.0, 0.2)
+            parameter.copy_(parameter.half())
+    return BaseModel(causal_lm.requires_grad_(False))
+
+
+def random_tree(num_nodes: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """Depths (N,) and visible (N, N)."""
+    tree = best_tree(published_paths(4), num_nodes)
+    visible = torch.eye(num_nodes, dtype=torch.bool)
+    for node, parent in enumerate(tree.parents[1:], start=1):
+        visible[node] |= visible[parent]
+    return torch.tensor(tree.depths), visible
+
+
+@torch.inference_mode()
+def logits_of_a_prompt_and_a_tree(base: BaseModel) -> torch.Tensor:
+    generator = torch.Generator().manual_seed(0)
+    ids = torch.randint(3, base.vocab_size, (1, 170), generator=generator)
+    cache = base.new_cache()
+    prompt = base.prefill(ids[:, :150], cache)
+    depths, visible = random_tree(20)
+    tree = base.forward(ids[:, 150:], cache, 150 + depths, visible)[0]
+    return base.logits(torch.cat([prompt, tree]))
+
+
+@pytest.mark.parametrize("family", FAMILIES)
+def test_logits_are_transformers(family: str) -> None:
+    ours = lean(random_model(FAMILIES[family]))
+    assert isinstance(ours, LeanModel)
+    expected = logits_of_a_prompt_and_a_tree(random_model(FAMILIES[family]))
+    torch.testing.assert_close(logits_of_a_prompt_and_a_tree(ours), expected, rtol=1e-4, atol=1e-4)
+
+
+@pytest.mark.parametrize("family", ["llama", "llama, tied"])
+def test_what_is_asked_of_a_base_model_stays(family: str) -> None:
+    base = random_model(FAMILIES[family])
+    fingerprint, num_bytes, head = base.fingerprint, base.num_bytes, base.lm_head_weight.clone()
+    ours = lean(base)
+    assert ours.fingerprint == fingerprint
+    assert torch.equal(ours.lm_head_weight, head)
+    second_head = head.nbytes if "tied" in family else 0
+    # fbgemm holds these weights in half their bytes; all but a few small tensors are held once.
+    assert ours.num_bytes < num_bytes + second_head
+    assert not list(ours.causal_lm.get_decoder().layers)
+
+
+def test_others_stay_as_they_are() -> None:
+    stretched = {"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
+    for base in (
+        tiny_llama(attention="eager"),
+        random_model(LlamaConfig(**SIZES, rope_parameters=stretched)),
+        random_model(LlamaConfig(**SIZES, hidden_act="gelu")),
+    ):
+        assert lean(base) is base
+
+
+def float_linear(weight: torch.Tensor, bias: torch.Tensor) -> PlainLinear:
+    return PlainLinear(weight.float(), bias.float())
+
+
+LINEARS: list[Any] = [
+    pytest.param(
+        lambda w, b: PackedLinear(w.bfloat16(), b.bfloat16()), 1e-2, marks=needs_bfloat16, id="bfloat16"
+    ),
+    pytest.param(lambda w, b: HalfLinear(w.float(), b.float()), 1e-5, marks=needs_fbgemm, id="float16"),
+    pytest.param(lambda w, b: Int8Linear.quantize(w, b), 3e-2, marks=needs_vnni, id="int8"),
+    pytest.param(float_linear, 1e-6, id="plain"),
+]
+
+
+@pytest.mark.parametrize(("make", "tolerance"), LINEARS)
+@pytest.mark.parametrize(("num_outputs", "width"), [(100, 36), (960, 576), (576, 1536)])
+def test_products_are_those_of_plain_weights(
+    make: Callable[..., Any], tolerance: float, num_outputs: int, width: int
+) -> None:
+    generator = torch.Generator().manual_seed(width)
+    weight = torch.randn(num_outputs, width, generator=generator).bfloat16()
+    bias = torch.randn(num_outputs, generator=generator).bfloat16()
+    rows = torch.randn(64, width, generator=generator).mul_(torch.logspace(-3, 3, 64)[:, None]).bfloat16()
+    linear = make(weight, bias)
+    with torch.inference_mode():
+        expected = rows.double() @ weight.double().T + bias.double()
+        whole = linear(rows.to(linear.dtype))
+        error = (whole.double() - expected).norm(dim=1) / expected.norm(dim=1)
+        assert error.max() < tolerance
+        for num_rows in (4, 8, 12, 20, 36):
+            for start in (0, 64 - num_rows):
+                few = linear(rows[start : start + num_rows].to(linear.dtype))
+                assert torch.equal(few, whole[start : start + num_rows])
+
+
+@needs_vnni
+def test_a_row_of_zeros_is_no_trouble() -> None:
+    linear = Int8Linear.quantize(torch.ones(8, 8))
+    assert torch.equal(linear(torch.zeros(4, 8)), torch.zeros(4, 8))
+
+
+@dataclass(frozen=True)
+class RealModel:
+    """The default model made lean, and the logits (N, V) that transformers gave for `ids` before."""
+
+    base: BaseModel
+    ids: torch.Tensor
+    expected: torch.Tensor
+    tolerance: float
+
+
+@pytest.fixture(
+    scope="module",
+    # 8 bits: bitsandbytes rounds to them what transformers has rounded to bfloat16 before.
+    params=[
+        ("none", "float32", 1e-4),
+        ("none", "bfloat16", 0.08),
+        ("4bit", "bfloat16", 0.08),
+        ("8bit", "bfloat16", 0.3),
+    ],
+    ids=lambda param: f"{param[0]}-{param[1]}",
+)
+def real(request: pytest.FixtureRequest, default_model: Path) -> RealModel:
+    quantization, dtype, tolerance = request.param
+    base = load_base_model(default_model, quantization, torch.device("cpu"), getattr(torch, dtype))
+    ids = torch.randint(3, 40_000, (1, 40), generator=torch.Generator().manual_seed(0))
+    with torch.inference_mode():
+        # A first forward lays 4-bit weights out in a way that can no longer be joined: a copy does it.
+        spent = copy.deepcopy(base) if quantization == "4bit" else base
+        logits = spent.logits(spent.forward(ids, spent.new_cache())[0]).float()
+    return RealModel(lean(base), ids, logits, tolerance)
+
+
+def test_logits_of_the_real_model_are_transformers(real: RealModel) -> None:
+    assert isinstance(real.base, LeanModel)
+    with torch.inference_mode():
+        got = real.base.logits(real.base.forward(real.ids, real.base.new_cache())[0]).float()
+    assert (got - real.expected).std() < real.tolerance * real.expected.std()
+
+
+@pytest.mark.parametrize("prompt_length", [3, 126])
+def test_tree_equals_paths_to_the_bit_on_the_real_model(real: RealModel, prompt_length: int) -> None:
+    """Behind a prompt of 126 the tree crosses a chunk of keys."""
+    tree = best_tree(published_paths(4), 14)
+    together, alone = logits_by_tree_and_by_path(real.base, prompt_length, tree)
+    assert torch.equal(together, alone)
