@@ -13,9 +13,11 @@ from medusa_chat.bench.generation import generate_greedily
 from medusa_chat.bench.random_model import random_heads, random_model
 from medusa_chat.bench.shapes import Shape
 from medusa_chat.bench.timing import copy_bandwidth
-from medusa_chat.decoding.generate import Context, generate
+from medusa_chat.decoding.generate import Context, generate, new_context
+from medusa_chat.decoding.lookup import MAX_CHAIN
 from medusa_chat.decoding.planning import dynamic_candidates, fixed_plan
 from medusa_chat.model.base import BaseModel
+from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name
 from medusa_chat.records import LoadProgress, Quantization, SamplingOptions
@@ -43,12 +45,14 @@ def measure_steps(
     an engine may take the weights out of transformers' modules.
     """
     on_progress(LoadProgress(f"Building {shape.name} of random weights"))
-    room = NUM_HEADS + (_NUM_WARM_UPS + _NUM_TIMED) * (NUM_HEADS + 1)
+    # Random weights too may repeat themselves, and chains looked up be right to their end.
+    room = (_NUM_WARM_UPS + _NUM_TIMED + 4) * (MAX_CHAIN + 1)
     base = random_model(shape, quantization, device, dtype, num_context + room)
     generate_seconds = _generate_seconds(base, num_context) if with_generate else None
-    heads = random_heads(base, NUM_HEADS)
+    base, heads = fastest(base, random_heads(base, NUM_HEADS))
+    assert heads is not None
     _forget_peak(device)
-    context = Context(base.new_cache())
+    context = new_context(base, heads)
     seconds = {}
     for nodes in sorted({1, *node_counts}):
         on_progress(LoadProgress(f"Steps of {nodes} nodes"))

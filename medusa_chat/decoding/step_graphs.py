@@ -20,6 +20,7 @@ from medusa_chat.decoding.draft import Candidates, Draft, draft_best, draft_stat
 from medusa_chat.decoding.generate import Context, Step
 from medusa_chat.decoding.lookup import look_up
 from medusa_chat.decoding.planning import TREE_SIZES, Plan, plain_plan
+from medusa_chat.kernels.beside import beside, rejoin
 from medusa_chat.kernels.attention import MAX_DEPTH, Placement, runs_reached
 from medusa_chat.kernels.choice import choose_rows, rank_guesses
 from medusa_chat.model.base import BaseModel
@@ -158,7 +159,7 @@ class StepGraphs:
         """One step on device memory alone: a result as _Launched holds it."""
         base = self._base
         # Propose
-        draft, expected = self._draft(plan)
+        draft, expected = self._draft(plan, store.shape[4])
         # Verify
         placement = Placement(self._length, draft.depths, draft.paths, runs_reached(store.shape[4]))
         all_hidden = base.run(draft.ids, store, placement)  # (N, D)
@@ -176,14 +177,16 @@ class StepGraphs:
         self._length.add_(num_kept)
         return torch.cat([num_kept.view(1).double(), emitted.double(), expected.double()])
 
-    def _draft(self, plan: Plan) -> tuple[Draft, torch.Tensor]:
+    def _draft(self, plan: Plan, num_places: int) -> tuple[Draft, torch.Tensor]:
         """The draft, and tokens to expect of each size and of it, if that can be told."""
         candidates = plan.candidates
         root = self._root[0]
-        ids, log_probs = self._guesses(candidates)
         if plan.size is None:
-            return draft_static(candidates, root, ids), self._options[:0]
-        chain = look_up(self._text, self._length[0].long() + 1)
+            return draft_static(candidates, root, self._guesses(candidates)[0]), self._options[:0]
+        with beside(root.device):
+            chain = look_up(self._text[:num_places], self._length[0].long() + 1)
+        ids, log_probs = self._guesses(candidates)
+        rejoin(root.device)
         pool = pool_candidates(root, ids, log_probs, candidates, chain)
         num_nodes = _num_nodes(plan)
         hopes = [pool.expected[min(size, len(candidates)) - 1] for size in (*TREE_SIZES, num_nodes)]

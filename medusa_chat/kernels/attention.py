@@ -3,7 +3,8 @@
 A row at position p attends to its keys in two parts. Those at positions below a boundary, a multiple of 16 at
 least 15 behind p, lie in the cache in order: they are cut into runs of 256 positions, each taken by a program
 of its own on the tensor cores. The 16 to 31 after it, which for a node of a tree are its ancestors wherever
-they lie, are gathered row by row by a second kernel, which then joins the runs' results to its own, in order.
+they lie, are gathered row by row, by a second kernel beside the first: neither alone fills the GPU. A third
+joins the parts in order.
 
 Runs, boundary and gathered places depend on p alone, so a row's output has the same bits whether it was
 decoded plainly, in a prompt or as a node of any tree. Grouped queries share one read of their keys and values.
@@ -17,7 +18,7 @@ import torch
 import triton
 import triton.language as tl
 
-from medusa_chat.kernels.launching import follow, overlap
+from medusa_chat.kernels.beside import beside, rejoin
 from medusa_chat.kernels.rotary import HeadShape
 
 MAX_DEPTH = 15  # of a tree; the gathered part must reach from any node to its root
@@ -85,22 +86,25 @@ def attention(
     num_rows, num_heads, dim = queries.shape
     group = num_heads // shape.num_kv_heads
     num_tiles = triton.cdiv(num_rows * group, _BLOCK_ROWS)
-    # Of each run: weighted values, the largest score, and the sum of weights relative to it.
-    parts = torch.empty(num_rows, num_heads, placement.num_runs, dim, dtype=torch.float32, device=queries.device)
-    sums = torch.empty(num_rows, num_heads, placement.num_runs, 2, dtype=torch.float32, device=queries.device)
+    # Of each part, the gathered one being the last: weighted values, the largest score, the sum of weights.
+    num_parts = placement.num_runs + 1
+    parts = torch.empty(num_rows, num_heads, num_parts, dim, dtype=torch.float32, device=queries.device)
+    sums = torch.empty(num_rows, num_heads, num_parts, 2, dtype=torch.float32, device=queries.device)
     out = torch.empty(num_rows, num_heads * dim, dtype=queries.dtype, device=queries.device)
-    sizes = {"HEADS": num_heads, "GROUP": group, "DIM": dim, "BLOCK_DIM": triton.next_power_of_2(dim)}
+    where = placement.length, placement.depths
+    sizes = {"HEADS": num_heads, "DIM": dim, "BLOCK_DIM": triton.next_power_of_2(dim)}
     scale_2 = scale * 1.4426950408889634  # powers of two are cheaper than of e
+    with beside(queries.device):
+        _gathered_kernel[(num_rows, shape.num_kv_heads)](
+            queries, keys, values, *where, placement.paths, parts, sums, num_parts, keys.stride(0), scale_2,
+            **sizes, GROUP=group, WIDTH=0 if placement.paths is None else placement.paths.shape[1], num_warps=4,
+        )  # fmt: skip
     _runs_kernel[(placement.num_runs, shape.num_kv_heads, num_tiles)](
-        queries, keys, values, placement.length, placement.depths, parts, sums,
-        num_rows, placement.num_runs, keys.stride(0), scale_2,
-        **sizes, BLOCK_ROWS=_BLOCK_ROWS, BLOCK_KEYS=64, num_warps=4, num_stages=2, **overlap(),
+        queries, keys, values, *where, parts, sums, num_rows, num_parts, keys.stride(0), scale_2,
+        **sizes, GROUP=group, BLOCK_ROWS=_BLOCK_ROWS, BLOCK_KEYS=64, num_warps=4, num_stages=2,
     )  # fmt: skip
-    _join_kernel[(num_rows, shape.num_kv_heads)](
-        queries, keys, values, placement.length, placement.depths, placement.paths, parts, sums, out,
-        placement.num_runs, keys.stride(0), scale_2,
-        **sizes, WIDTH=0 if placement.paths is None else placement.paths.shape[1], num_warps=4, **overlap(),
-    )  # fmt: skip
+    rejoin(queries.device)
+    _join_kernel[(num_rows, num_heads)](parts, sums, *where, out, num_parts, **sizes, num_warps=1)
     return out
 
 
@@ -110,15 +114,14 @@ def _boundary(position):
     return tl.maximum(position - _MAX_DEPTH, 0) // 16 * 16
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_runs"])
+@triton.jit(do_not_specialize=["num_rows", "num_parts"])
 def _runs_kernel(
     queries_ptr, keys_ptr, values_ptr, length_ptr, depths_ptr, parts_ptr, sums_ptr,
-    num_rows, num_runs, kv_stride, scale,
+    num_rows, num_parts, kv_stride, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
-    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
 ):  # fmt: skip
     """A tile of rows (of all heads of the group) against the keys of one run of positions."""
-    follow(OVERLAP)
     run = tl.program_id(0)
     kv_head = tl.program_id(1)
     length = tl.load(length_ptr)
@@ -158,27 +161,24 @@ def _runs_kernel(
             total = total * shrink + tl.sum(weights, 1)
             acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v)
             best = new_best
-        part = (row * HEADS + head).to(tl.int64) * num_runs + run
+        part = (row * HEADS + head).to(tl.int64) * num_parts + run
         tl.store(parts_ptr + part[:, None] * DIM + dim[None, :], acc, mask=inside[:, None] & in_dim[None, :])
         tl.store(sums_ptr + part * 2, best, mask=inside)
         tl.store(sums_ptr + part * 2 + 1, total, mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_runs"])
-def _join_kernel(
-    queries_ptr, keys_ptr, values_ptr, length_ptr, depths_ptr, paths_ptr, parts_ptr, sums_ptr, out_ptr,
-    num_runs, kv_stride, scale,
-    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
-    WIDTH: tl.constexpr, OVERLAP: tl.constexpr,
+@triton.jit(do_not_specialize=["num_parts"])
+def _gathered_kernel(
+    queries_ptr, keys_ptr, values_ptr, length_ptr, depths_ptr, paths_ptr, parts_ptr, sums_ptr,
+    num_parts, kv_stride, scale,
+    HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """One row, of all heads of the group: its last 16 to 31 keys and itself, then the runs before them."""
-    follow(OVERLAP)
+    """One row, of all heads of the group, against its last 16 to 31 keys and itself."""
     row = tl.program_id(0)
     kv_head = tl.program_id(1)
     length = tl.load(length_ptr)
     position = length + tl.load(depths_ptr + row).to(tl.int32)
-    boundary = _boundary(position)
-    at = boundary + tl.arange(0, _TAIL)
+    at = _boundary(position) + tl.arange(0, _TAIL)
     within = at <= position
     if WIDTH > 0:
         in_tree = within & (at >= length)
@@ -196,16 +196,36 @@ def _join_kernel(
         scores = tl.where(within, tl.sum(k.to(tl.float32) * q[None, :], 1) * scale, -float("inf"))
         best = tl.max(scores, 0)
         weights = tl.exp2(scores - best)
-        total = tl.sum(weights, 0)
+        part = query.to(tl.int64) * num_parts + num_parts - 1
         acc = tl.sum(weights[:, None] * v.to(tl.float32), 0)
-        first = query.to(tl.int64) * num_runs
-        part = first
-        while part < first + tl.cdiv(boundary, _RUN):
-            part_best = tl.load(sums_ptr + part * 2)
-            new_best = tl.maximum(best, part_best)
-            shrink, weight = tl.exp2(best - new_best), tl.exp2(part_best - new_best)
-            total = total * shrink + tl.load(sums_ptr + part * 2 + 1) * weight
-            acc = acc * shrink + tl.load(parts_ptr + part * DIM + dim, mask=in_dim, other=0.0) * weight
-            best = new_best
-            part += 1
-        tl.store(out_ptr + query * DIM + dim, (acc / total).to(out_ptr.dtype.element_ty), mask=in_dim)
+        tl.store(parts_ptr + part * DIM + dim, acc, mask=in_dim)
+        tl.store(sums_ptr + part * 2, best)
+        tl.store(sums_ptr + part * 2 + 1, tl.sum(weights, 0))
+
+
+@triton.jit(do_not_specialize=["num_parts"])
+def _join_kernel(
+    parts_ptr, sums_ptr, length_ptr, depths_ptr, out_ptr, num_parts,
+    HEADS: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
+):  # fmt: skip
+    """The parts of one row and head: the gathered one, which is never empty, then the runs in order."""
+    row = tl.program_id(0)
+    query = row * HEADS + tl.program_id(1)
+    dim = tl.arange(0, BLOCK_DIM)
+    in_dim = dim < DIM
+    first = query.to(tl.int64) * num_parts
+    gathered = first + num_parts - 1
+    best = tl.load(sums_ptr + gathered * 2)
+    total = tl.load(sums_ptr + gathered * 2 + 1)
+    acc = tl.load(parts_ptr + gathered * DIM + dim, mask=in_dim, other=0.0)
+    end = first + tl.cdiv(_boundary(tl.load(length_ptr) + tl.load(depths_ptr + row).to(tl.int32)), _RUN)
+    part = first
+    while part < end:
+        part_best = tl.load(sums_ptr + part * 2)
+        new_best = tl.maximum(best, part_best)
+        shrink, weight = tl.exp2(best - new_best), tl.exp2(part_best - new_best)
+        total = total * shrink + tl.load(sums_ptr + part * 2 + 1) * weight
+        acc = acc * shrink + tl.load(parts_ptr + part * DIM + dim, mask=in_dim, other=0.0) * weight
+        best = new_best
+        part += 1
+    tl.store(out_ptr + query * DIM + dim, (acc / total).to(out_ptr.dtype.element_ty), mask=in_dim)

@@ -6,7 +6,6 @@ import torch
 import triton
 import triton.language as tl
 
-from medusa_chat.kernels.launching import follow, overlap
 
 
 def rank_guesses_reference(logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -25,7 +24,7 @@ def rank_guesses(logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, to
     log_probs = torch.empty(num_rows, num_ranks, dtype=torch.float32, device=logits.device)
     block = triton.next_power_of_2(vocab_size)
     _rank_kernel[(num_rows,)](
-        logits, ids, log_probs, vocab_size, NUM_RANKS=num_ranks, BLOCK=block, num_warps=_num_warps(block), **overlap()
+        logits, ids, log_probs, vocab_size, NUM_RANKS=num_ranks, BLOCK=block, num_warps=_num_warps(block)
     )
     return ids, log_probs
 
@@ -37,9 +36,8 @@ def _num_warps(block: int) -> int:
 
 @triton.jit
 def _rank_kernel(
-    logits_ptr, ids_ptr, log_probs_ptr, vocab_size, NUM_RANKS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
+    logits_ptr, ids_ptr, log_probs_ptr, vocab_size, NUM_RANKS: tl.constexpr, BLOCK: tl.constexpr
 ):
-    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     x = tl.load(logits_ptr + row * vocab_size + at, mask=at < vocab_size, other=-float("inf"))
@@ -61,7 +59,7 @@ def choose_rows(logits: torch.Tensor, options: torch.Tensor, uniforms: torch.Ten
     ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     block = triton.next_power_of_2(vocab_size)
     _choose_kernel[(num_rows,)](
-        logits, options, uniforms, ids, vocab_size, BLOCK=block, num_warps=_num_warps(block), **overlap()
+        logits, options, uniforms, ids, vocab_size, BLOCK=block, num_warps=_num_warps(block)
     )
     return ids
 
@@ -75,9 +73,8 @@ def _ordered_bits(x):
 
 @triton.jit
 def _choose_kernel(
-    logits_ptr, options_ptr, uniforms_ptr, ids_ptr, vocab_size, BLOCK: tl.constexpr, OVERLAP: tl.constexpr
+    logits_ptr, options_ptr, uniforms_ptr, ids_ptr, vocab_size, BLOCK: tl.constexpr
 ):
-    follow(OVERLAP)
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     x = tl.load(logits_ptr + row * vocab_size + at, mask=at < vocab_size, other=-float("inf"))

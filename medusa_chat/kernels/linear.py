@@ -18,7 +18,6 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from medusa_chat.kernels.launching import follow, overlap
 from medusa_chat.kernels.packing import BLOCK_K, GROUP, WORDS, PackedWeight
 
 MAX_ROWS = 64  # of one program; more take several
@@ -67,9 +66,7 @@ def linear(x: torch.Tensor, weight: PackedWeight, tiling: Tiling) -> torch.Tenso
     per_split = triton.cdiv(num_blocks, tiling.splits)
     grid = (triton.cdiv(weight.num_outputs, tiling.block_n), tiling.splits, triton.cdiv(num_rows, block_m))
     common = (out, weight.bias, num_rows, weight.num_outputs, weight.num_inputs)
-    launch = {
-        "PER_SPLIT": per_split, "num_warps": tiling.num_warps, "num_stages": tiling.num_stages, **overlap()
-    }  # fmt: skip
+    launch = {"PER_SPLIT": per_split, "num_warps": tiling.num_warps, "num_stages": tiling.num_stages}
     if weight.table is None:
         _rows_kernel[grid](
             x, weight.data, weight.scales, *common,
@@ -157,11 +154,10 @@ def _code(words, position):
 def _planes_kernel(
     x_ptr, data_ptr, scales_ptr, table_ptr, out_ptr, bias_ptr,
     num_rows, num_outputs, num_inputs, num_blocks,
-    PER_SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, WHOLE: tl.constexpr, ASM: tl.constexpr,
-    NUM_STAGES: tl.constexpr, OVERLAP: tl.constexpr,
+    PER_SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    WHOLE: tl.constexpr, ASM: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
     """4-bit weights: out[split, m, n] = Σ over the split's blocks of scale · (table[code] · x)."""
-    follow(OVERLAP)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(1)
     m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
@@ -197,10 +193,8 @@ def _rows_kernel(
     x_ptr, data_ptr, scales_ptr, out_ptr, bias_ptr,
     num_rows, num_outputs, num_inputs,
     PER_SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
-    OVERLAP: tl.constexpr,
 ):  # fmt: skip
     """16-bit weights, or int8 with a scale for each output."""
-    follow(OVERLAP)
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(1)
     m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)

@@ -6,7 +6,6 @@ import torch
 import triton
 import triton.language as tl
 
-from medusa_chat.kernels.launching import follow, overlap
 
 
 def add_norm_reference(
@@ -32,7 +31,7 @@ def add_norm(
     _add_norm_kernel[(num_rows,)](
         stream, partial, weight, summed, normed, eps, num_rows, size,
         NUM_PARTS=0 if partial is None else partial.shape[0], BLOCK=block,
-        num_warps=min(16, max(4, block // 256)), **overlap(),
+        num_warps=min(16, max(4, block // 256)),
     )  # fmt: skip
     return summed, normed
 
@@ -40,9 +39,8 @@ def add_norm(
 @triton.jit(do_not_specialize=["num_rows"])
 def _add_norm_kernel(
     stream_ptr, partial_ptr, weight_ptr, summed_ptr, normed_ptr, eps, num_rows, size,
-    NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
+    NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    follow(OVERLAP)
     row = tl.program_id(0)
     at = tl.arange(0, BLOCK)
     inside = at < size
@@ -67,7 +65,7 @@ def gate(partial: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     num_parts, num_rows, doubled = partial.shape
     out = torch.empty(num_rows, doubled // 2, dtype=dtype, device=partial.device)
     _gate_kernel[(num_rows, triton.cdiv(doubled // 2, 1024))](
-        partial, out, num_rows, doubled // 2, NUM_PARTS=num_parts, BLOCK=1024, **overlap()
+        partial, out, num_rows, doubled // 2, NUM_PARTS=num_parts, BLOCK=1024
     )
     return out
 
@@ -75,9 +73,8 @@ def gate(partial: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
 @triton.jit(do_not_specialize=["num_rows"])
 def _gate_kernel(
     partial_ptr, out_ptr, num_rows, size,
-    NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr, OVERLAP: tl.constexpr,
+    NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    follow(OVERLAP)
     row = tl.program_id(0)
     at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
     inside = at < size

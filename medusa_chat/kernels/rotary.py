@@ -8,7 +8,6 @@ import torch
 import triton
 import triton.language as tl
 
-from medusa_chat.kernels.launching import follow, overlap
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,7 +81,7 @@ def rotate_and_append(
         0.0 if norms is None else norms.eps,
         num_rows, turns.shape[1], keys.stride(0),
         HEADS=shape.num_heads, KV_HEADS=shape.num_kv_heads, DIM=shape.head_dim,
-        BLOCK=triton.next_power_of_2(shape.head_dim // 2), NUM_PARTS=num_parts, num_warps=1, **overlap(),
+        BLOCK=triton.next_power_of_2(shape.head_dim // 2), NUM_PARTS=num_parts, num_warps=1,
     )  # fmt: skip
     return queries
 
@@ -92,9 +91,8 @@ def _rotate_kernel(
     partial_ptr, turns_ptr, length_ptr, depths_ptr, queries_ptr, keys_ptr, values_ptr,
     query_norm_ptr, key_norm_ptr, eps, num_rows, num_positions, kv_stride,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr,
-    BLOCK: tl.constexpr, NUM_PARTS: tl.constexpr, OVERLAP: tl.constexpr,
+    BLOCK: tl.constexpr, NUM_PARTS: tl.constexpr,
 ):  # fmt: skip
-    follow(OVERLAP)
     row = tl.program_id(0)
     head = tl.program_id(1)
     at = tl.arange(0, BLOCK)

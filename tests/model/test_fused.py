@@ -1,0 +1,122 @@
+"""The decoder of our own kernels on a GPU: as transformers, and the same bits in any company."""
+
+from __future__ import annotations
+
+from itertools import islice
+from typing import Any
+
+import pytest
+import torch
+from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Config
+
+pytest.importorskip("triton")
+
+from medusa_chat.decoding.generate import generate, new_context
+from medusa_chat.decoding.planning import dynamic_candidates, fixed_plan, plain_plan
+from medusa_chat.model.attention import GROUPED_ATTENTION
+from medusa_chat.model.base import BaseModel
+from medusa_chat.model.fastest import fastest
+from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.loading import load_base_model
+from medusa_chat.records import Quantization, SamplingOptions
+
+pytestmark = [
+    pytest.mark.gpu,
+    pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device"),
+]
+CUDA = torch.device("cuda")
+SIZES = {
+    "vocab_size": 3000,
+    "hidden_size": 576,
+    "intermediate_size": 1536,
+    "num_hidden_layers": 4,
+    "num_attention_heads": 9,
+    "num_key_value_heads": 3,
+    "max_position_embeddings": 2048,
+}
+
+
+def saved(folder: Any, config: Any) -> Any:
+    """A checkpoint whose weights are large enough for peaked predictions."""
+    torch.manual_seed(1)
+    causal_lm = AutoModelForCausalLM.from_config(config, dtype=torch.bfloat16)
+    with torch.no_grad():
+        for name, parameter in causal_lm.named_parameters():
+            if "norm" not in name:
+                parameter.normal_(0.0, 0.06)
+    causal_lm.save_pretrained(folder)
+    return folder
+
+
+def opened(folder: Any, quantization: Quantization) -> BaseModel:
+    base = load_base_model(folder, quantization, CUDA, torch.bfloat16)
+    assert base.config._attn_implementation == GROUPED_ATTENTION
+    return base
+
+
+@pytest.mark.parametrize("config", [LlamaConfig, Qwen2Config, Qwen3Config])
+@pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
+@torch.inference_mode()
+def test_logits_are_those_of_transformers(tmp_path: Any, config: Any, quantization: Quantization) -> None:
+    folder = saved(tmp_path, config(**SIZES))
+    ids = torch.randint(3, 3000, (1, 300), device=CUDA)
+    base = opened(folder, quantization)
+    theirs = base.logits(base.forward(ids, base.new_cache())[0]).float()
+    fused, _ = fastest(base, None)
+    ours = fused.logits(fused.forward(ids, fused.new_cache())[0])
+    # Both round to bfloat16 at different places, and LLM.int8 rounds its inputs to 8 bits besides.
+    assert float((ours - theirs).norm() / theirs.norm()) < (0.1 if quantization == "8bit" else 0.05)
+
+
+@pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
+@torch.inference_mode()
+def test_a_row_has_the_same_bits_alone_and_in_a_prompt(tmp_path: Any, quantization: Quantization) -> None:
+    fused, _ = fastest(opened(saved(tmp_path, LlamaConfig(**SIZES)), quantization), None)
+    ids = torch.randint(3, 3000, (1, 600), device=CUDA)
+    together = fused.forward(ids, fused.new_cache())[0]
+    cache = fused.new_cache()
+    for start in (*range(0, 40), *range(40, 600, 7)):
+        count = 1 if start < 40 else min(7, 600 - start)
+        alone = fused.forward(ids[:, start : start + count], cache)[0]
+        cache.keep(range(count))
+        assert torch.equal(alone, together[start : start + count]), start
+
+
+@pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
+@pytest.mark.parametrize(
+    "options",
+    [
+        SamplingOptions(temperature=0.0, max_tokens=400),
+        SamplingOptions(temperature=0.8, top_p=0.9, top_k=50, min_p=0.01, max_tokens=200),
+    ],
+)
+def test_drafts_change_no_token(tmp_path: Any, quantization: Quantization, options: SamplingOptions) -> None:
+    """Plain, in graphs with trees of several sizes, and step by step without graphs: one and the same reply."""
+    base = opened(saved(tmp_path, LlamaConfig(**SIZES)), quantization)
+    size = base.hidden_size
+    heads = MedusaHeads(
+        torch.randn(1, 3, size, size) * 0.01, torch.zeros(1, 3, 1, size), torch.randn(3, 3000, size) * 0.06
+    )
+    fused, heads = fastest(base, heads.to(CUDA, torch.bfloat16).requires_grad_(False))
+    candidates = dynamic_candidates(3, CUDA)
+    prompt = [(i * 7919) % 3000 for i in range(700)]
+
+    def reply(num_nodes: int, in_graphs: bool) -> list[int]:
+        context = new_context(fused, heads)
+        if not in_graphs:
+            context.graphs = None
+        plan = plain_plan(CUDA) if num_nodes == 1 else fixed_plan(candidates, num_nodes)
+        generator = torch.Generator().manual_seed(5)
+        count = options.max_tokens if in_graphs else options.max_tokens // 8
+        steps = generate(
+            fused, heads, context, prompt, lambda: options, lambda _: plan, generator=generator
+        )
+        return [token for step in islice(steps, count) for token in step.ids]
+
+    plain = reply(1, in_graphs=True)
+    assert len(plain) == options.max_tokens
+    for num_nodes in (4, 16, 64):
+        assert reply(num_nodes, in_graphs=True) == plain, num_nodes
+    eager = reply(16, in_graphs=False)
+    if options.temperature == 0.0:  # torch and our kernel round the sums of probabilities differently
+        assert eager == plain[: len(eager)]
