@@ -21,7 +21,7 @@ from medusa_chat.bench.shapes import Shape
 from medusa_chat.bench.steps import WEIGHTS
 from medusa_chat.bench.timing import copy_bandwidth, graph_seconds, num_copies
 from medusa_chat.errors import UnsupportedModel
-from medusa_chat.kernels.packing import PackedWeight, codes_of, pack_4bit, pack_float, pack_int8
+from medusa_chat.kernels.packing import PackedWeight
 from medusa_chat.model.attention import grouped_attention
 from medusa_chat.model.loading import device_name
 from medusa_chat.records import LoadProgress, Quantization
@@ -108,38 +108,20 @@ def _own_linear(
     outputs: int, inputs: int, quantization: Quantization, device: torch.device, dtype: torch.dtype
 ) -> Contender:
     from medusa_chat.kernels import linear as kernels
+    from medusa_chat.model.packed import pack_modules
+
+    num_processors = torch.cuda.get_device_properties(device).multi_processor_count
 
     def pack() -> PackedWeight:
-        return pack_layer(random_linear(outputs, inputs, quantization, device, dtype), dtype)
+        return pack_modules([random_linear(outputs, inputs, quantization, device, dtype)], dtype)
 
     def make() -> Product:
         weight = pack()
-        return partial(kernels.linear, weight=weight, tiling=_tiling(weight, device))
+        return partial(
+            kernels.linear, weight=weight, tiling=kernels.default_tiling(weight, num_processors)
+        )
 
     return Contender("medusa-chat", pack().num_bytes, make, kernels)
-
-
-def pack_layer(layer: Any, dtype: torch.dtype) -> PackedWeight:
-    """A linear as random_linear gives it, before its first call, as the kernels read it."""
-    weight = layer.weight
-    match type(weight).__name__:
-        case "Params4bit":
-            return pack_4bit(*codes_of(weight), dtype)
-        case "Int8Params":
-            return pack_int8([weight.data], [weight.SCB / 127])
-        case _:
-            return pack_float([weight.data])
-
-
-def _tiling(weight: PackedWeight, device: torch.device) -> Any:
-    """Two blocks for each multiprocessor, by splitting K where there are too few outputs."""
-    from medusa_chat.kernels.linear import Tiling
-
-    block_n = 128
-    block_k = 128 if weight.table is None else 8 * weight.data.shape[2]
-    wanted = 2 * torch.cuda.get_device_properties(device).multi_processor_count
-    splits = max(1, min(wanted * block_n // weight.num_outputs, weight.num_inputs // block_k))
-    return Tiling(splits, block_k, block_n)
 
 
 def roofline(num_rows: int, outputs: int, inputs: int, num_bytes: int) -> dict[str, float]:
@@ -195,25 +177,41 @@ def _time_attention(
     shape: Shape, num_rows: int, num_context: int, device: torch.device, dtype: torch.dtype, bandwidth: float
 ) -> dict[str, Any]:
     """N rows of a tree behind num_context tokens: every row sees those, and itself."""
+    from medusa_chat.kernels.attention import Placement, attention, runs_reached
+    from medusa_chat.kernels.rotary import HeadShape
+
     keys = num_context + num_rows
     cached = 2 * shape.num_kv_heads * keys * shape.head_dim * dtype.itemsize
-
-    def random(*sizes: int) -> torch.Tensor:
-        return torch.randn(1, *sizes, shape.head_dim, device=device, dtype=dtype)
-
-    query = random(shape.num_heads, num_rows)
+    query = torch.randn(num_rows, shape.num_heads, shape.head_dim, device=device, dtype=dtype)
     mask = torch.zeros(num_rows, keys, device=device, dtype=dtype)
     mask[:, num_context:].fill_(torch.finfo(dtype).min).fill_diagonal_(0.0)
-    stores = [random(2 * shape.num_kv_heads, keys).chunk(2, dim=1) for _ in range(num_copies(cached))]
-    module = torch.nn.Module()
-    calls = [
-        partial(grouped_attention, module, query, key, value, mask[None, None] if num_rows > 1 else None)
-        for key, value in stores
+    stores = [
+        torch.randn(2, shape.num_kv_heads, keys, shape.head_dim, device=device, dtype=dtype)
+        for _ in range(num_copies(cached))
     ]
-    took = graph_seconds(calls)
+    heads = HeadShape(shape.num_heads, shape.num_kv_heads, shape.head_dim)
+    rows = torch.arange(num_rows, device=device)
+    placement = Placement(
+        torch.tensor([num_context], dtype=torch.int32, device=device),
+        (rows > 0).long(),
+        torch.stack([torch.zeros_like(rows), rows], 1),
+        runs_reached(keys),
+    )
+    scale = shape.head_dim**-0.5
+    ours = [partial(attention, query, store[0], store[1], heads, placement, scale) for store in stores]
+    module, rows_first = torch.nn.Module(), query.transpose(0, 1)[None]
+    theirs = [
+        partial(
+            grouped_attention,
+            *(module, rows_first, store[None, 0], store[None, 1]),
+            mask[None, None] if num_rows > 1 else None,
+        )
+        for store in stores
+    ]
+    took = graph_seconds(ours)
     num_bytes = cached + 2 * query.nbytes
     return {
-        "us": {"torch": 1e6 * took},
+        "us": {"medusa-chat": 1e6 * took, "torch": 1e6 * graph_seconds(theirs)},
         "bytes": num_bytes,
         "share_of_bandwidth": num_bytes / took / bandwidth,
     }

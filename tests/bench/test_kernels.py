@@ -54,9 +54,10 @@ def test_the_roofline_is_the_slower_of_memory_and_products() -> None:
 def test_the_kernels_get_the_librarys_weights(quantization: Quantization) -> None:
     pytest.importorskip("triton")
     from medusa_chat.kernels.linear import linear_reference
+    from medusa_chat.model.packed import pack_modules
 
     layer = random_linear(96, 128, quantization, torch.device("cpu"), torch.bfloat16)
-    packed = kernels.pack_layer(layer, torch.bfloat16)
+    packed = pack_modules([layer], torch.bfloat16)
     x = torch.randn(5, 128, dtype=torch.bfloat16)
     expected = layer(x).float()
     torch.testing.assert_close(
