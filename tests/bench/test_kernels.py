@@ -57,9 +57,9 @@ def test_the_kernels_get_the_librarys_weights(quantization: Quantization) -> Non
     from medusa_chat.model.packed import pack_modules
 
     layer = random_linear(96, 128, quantization, torch.device("cpu"), torch.bfloat16)
-    packed = pack_modules([layer], torch.bfloat16)
     x = torch.randn(5, 128, dtype=torch.bfloat16)
     expected = layer(x).float()
+    packed = pack_modules([layer], torch.bfloat16)
     torch.testing.assert_close(
         linear_reference(x, packed)[0], expected, atol=0.02 * float(expected.abs().max()), rtol=0
     )
