@@ -117,9 +117,7 @@ def _own_linear(
 
     def make() -> Product:
         weight = pack()
-        return partial(
-            kernels.linear, weight=weight, tiling=kernels.default_tiling(weight, num_processors)
-        )
+        return partial(kernels.linear, weight=weight, tiling=kernels.default_tiling(weight, num_processors))
 
     return Contender("medusa-chat", pack().num_bytes, make, kernels)
 

@@ -52,7 +52,8 @@ class Context:
 @dataclass(frozen=True, slots=True)
 class Step:
     """Tokens one base forward emitted. num_nodes: rows verified, 0 for the prefill. seconds: wall time.
-    expected: tokens that its draft was expected to bring, and outlook: a draft of each size, where those are known.
+    expected: tokens that its draft was expected to bring; outlook: those of a draft of each size. None if not
+    known.
     """
 
     ids: list[int]

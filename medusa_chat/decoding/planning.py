@@ -104,8 +104,8 @@ class SizeChooser:
 
 @dataclass(frozen=True, slots=True)
 class Plan:
-    """candidates: what a step's draft may hold. size: how many of the pool's best it takes, or what tells that
-    from the pool; None: all candidates, a static tree. Of a single candidate, the root, it is plain decoding.
+    """candidates: what a step's draft may hold. size: how many of the pool's best it takes, or what tells
+    that from the pool; None: all candidates, a static tree. Of one candidate, the root, it is plain decoding.
     """
 
     candidates: Candidates

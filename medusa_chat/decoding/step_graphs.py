@@ -20,8 +20,8 @@ from medusa_chat.decoding.draft import Candidates, Draft, draft_best, draft_stat
 from medusa_chat.decoding.generate import Context, Step
 from medusa_chat.decoding.lookup import look_up
 from medusa_chat.decoding.planning import TREE_SIZES, Plan, plain_plan
-from medusa_chat.kernels.beside import beside, rejoin
 from medusa_chat.kernels.attention import MAX_DEPTH, Placement, runs_reached
+from medusa_chat.kernels.beside import beside, rejoin
 from medusa_chat.kernels.choice import choose_rows, rank_guesses
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
@@ -55,7 +55,7 @@ class _Launched:
 
 
 class StepGraphs:
-    """The steps of one context. Graphs are captured as they are first needed, and again as the cache grows."""
+    """The steps of one context. Graphs are captured when first needed, and again as the cache grows."""
 
     def __init__(self, base: BaseModel, heads: MedusaHeads | None) -> None:
         assert isinstance(base, FusedModel)
@@ -130,7 +130,7 @@ class StepGraphs:
         graph.replay()
         pinned = torch.empty(result.shape, dtype=result.dtype, pin_memory=True)
         pinned.copy_(result, non_blocking=True)
-        done = torch.cuda.Event()
+        done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
         return _Launched(num_nodes, done, pinned, plan.candidates.max_depth + 1)
 
@@ -147,7 +147,9 @@ class StepGraphs:
     def _captured(self, plan: Plan, store: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         state = self._root, self._hidden, self._length, self._text
         saved = [tensor.clone() for tensor in state]
-        self._step(plan, store)  # compiles kernels, outside of the capture; what it writes lies behind all kept
+        self._step(
+            plan, store
+        )  # compiles kernels, outside of the capture; what it writes lies behind all kept
         for tensor, value in zip(state, saved, strict=True):
             tensor.copy_(value)
         graph = torch.cuda.CUDAGraph()

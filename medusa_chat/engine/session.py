@@ -70,7 +70,8 @@ class Session:
         self._static_plan = cache(self._best_plan)
         self._fixed_plan = cache(partial(fixed_plan, self._candidates))
         self._step_seconds = measure_sizes(
-            lambda size: measure_step(base, heads, self._context, self._fixed_plan(size)), len(self._candidates)
+            lambda size: measure_step(base, heads, self._context, self._fixed_plan(size)),
+            len(self._candidates),
         )
         expected = {
             size: expected_tokens(self._tree(size), self._path_probability) for size in self._step_seconds

@@ -7,7 +7,7 @@ they lie, are gathered row by row, by a second kernel beside the first: neither 
 joins the parts in order.
 
 Runs, boundary and gathered places depend on p alone, so a row's output has the same bits whether it was
-decoded plainly, in a prompt or as a node of any tree. Grouped queries share one read of their keys and values.
+decoded plainly, in a prompt or as a node of any tree. Grouped queries share one read of their keys.
 """
 
 from __future__ import annotations
@@ -33,8 +33,9 @@ _TAIL = tl.constexpr(32)
 @dataclass(frozen=True, slots=True)
 class Placement:
     """Where M rows stand. length (1,) int32: rows in the cache before them. depths (M,) int64: each row's
-    position behind those. paths (M, W) int64: the row that is its ancestor at each depth up to its own; None if
-    the rows are a run, each seeing all before it. num_runs: no less than runs of positions that any row reaches.
+    position behind those. paths (M, W) int64: the row that is its ancestor at each depth up to its own; None
+    if the rows are a run, each seeing all before it. num_runs: as many runs of positions as any row reaches,
+    or more.
     """
 
     length: torch.Tensor
@@ -68,7 +69,9 @@ def attention_reference(
     before = visible.new_ones(num_rows, length)
     visible = torch.cat([before, visible], 1)  # (M, T + M)
     group = shape.num_heads // shape.num_kv_heads
-    seen_keys, seen_values = (x[:, : length + num_rows].float().repeat_interleave(group, 0) for x in (keys, values))
+    seen_keys, seen_values = (
+        x[:, : length + num_rows].float().repeat_interleave(group, 0) for x in (keys, values)
+    )
     scores = torch.einsum("mhd,htd->hmt", queries.float(), seen_keys) * scale
     weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
     return torch.einsum("hmt,htd->mhd", weights, seen_values).flatten(1).to(queries.dtype)
@@ -97,7 +100,8 @@ def attention(
     with beside(queries.device):
         _gathered_kernel[(num_rows, shape.num_kv_heads)](
             queries, keys, values, *where, placement.paths, parts, sums, num_parts, keys.stride(0), scale_2,
-            **sizes, GROUP=group, WIDTH=0 if placement.paths is None else placement.paths.shape[1], num_warps=4,
+            **sizes, GROUP=group, WIDTH=0 if placement.paths is None else placement.paths.shape[1],
+            num_warps=4,
         )  # fmt: skip
     _runs_kernel[(placement.num_runs, shape.num_kv_heads, num_tiles)](
         queries, keys, values, *where, parts, sums, num_rows, num_parts, keys.stride(0), scale_2,

@@ -7,7 +7,6 @@ import triton
 import triton.language as tl
 
 
-
 def rank_guesses_reference(logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
     """(K, V) float32 -> ids int64 and log-probabilities float32 (K, R) of each row's best, best first; of
     equals the first.
@@ -72,9 +71,7 @@ def _ordered_bits(x):
 
 
 @triton.jit
-def _choose_kernel(
-    logits_ptr, options_ptr, uniforms_ptr, ids_ptr, vocab_size, BLOCK: tl.constexpr
-):
+def _choose_kernel(logits_ptr, options_ptr, uniforms_ptr, ids_ptr, vocab_size, BLOCK: tl.constexpr):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     x = tl.load(logits_ptr + row * vocab_size + at, mask=at < vocab_size, other=-float("inf"))

@@ -86,8 +86,8 @@ def linear(x: torch.Tensor, weight: PackedWeight, tiling: Tiling) -> torch.Tenso
 def _decode_asm(planes: tuple[int, ...]) -> str:
     """Two neighbouring words ($8, $9) -> eight registers ($0-$7): of each plane, the two words' values.
 
-    planes: the table's low and high bytes, four a word. Per four codes and byte, two byte permutes look up the
-    lower and the upper half of the table, and a mask made of the codes' high bits selects.
+    planes: the table's low and high bytes, four a word. Per four codes and byte, two byte permutes look up
+    the lower and the upper half of the table, and a mask made of the codes' high bits selects.
     """
     lines = [
         ".reg .b32 zero, codes, moved, mask, x, y, p, q, t0, t2, t4, t6;",

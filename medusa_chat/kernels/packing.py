@@ -3,8 +3,8 @@
 A 4-bit word (int32) holds eight codes of one output row. Of each block of 128 inner positions, plane j is the
 run of 16 from 16j on: a tile of words is decoded into eight tiles that are ready for the
 tensor cores, and the input is read where it lies. Two neighbouring words, i and i + 1 with i even, together
-hold the positions i and i + 1 of all planes: the first those of planes 0 to 3, the second those of 4 to 7, each
-plane's two codes side by side, since tensor cores take values in pairs.
+hold the positions i and i + 1 of all planes: the first those of planes 0 to 3, the second those of 4 to 7,
+each plane's two codes side by side, since tensor cores take values in pairs.
 
 Within a word, code c has its low three bits at 4c and its high bit where one byte-permute instruction spreads
 it into a mask: at 8c + 7 for the first four codes and at 8(c - 4) + 3 for the others.
@@ -59,7 +59,7 @@ class PackedWeight:
 def pack_float(weights: Sequence[torch.Tensor], bias: torch.Tensor | None = None) -> PackedWeight:
     """(N_i, K) in 16 bits each -> one weight of ΣN_i rows."""
     data = torch.cat(list(weights)) if len(weights) > 1 else weights[0]
-    return PackedWeight(data, *data.shape, bias=bias)
+    return PackedWeight(data, data.shape[0], data.shape[1], bias=bias)
 
 
 def pack_int8(
@@ -67,7 +67,8 @@ def pack_int8(
 ) -> PackedWeight:
     """int8 (N_i, K) each with float32 (N_i,) scales -> one weight of ΣN_i rows."""
     data = torch.cat(list(weights))
-    return PackedWeight(data, *data.shape, scales=torch.cat(list(row_scales)).float(), bias=bias)
+    scales = torch.cat(list(row_scales)).float()
+    return PackedWeight(data, data.shape[0], data.shape[1], scales=scales, bias=bias)
 
 
 def pack_4bit(

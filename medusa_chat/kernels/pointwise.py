@@ -1,11 +1,10 @@
-"""What lies between the products of a layer: each kernel adds up the partial sums of the product before it."""
+"""What lies between the products of a layer: each kernel adds up the partial sums of the one before it."""
 
 from __future__ import annotations
 
 import torch
 import triton
 import triton.language as tl
-
 
 
 def add_norm_reference(
@@ -55,7 +54,7 @@ def _add_norm_kernel(
 
 
 def gate_reference(partial: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """partial (S, M, 2F) float32, the gate's F columns before the up-projection's -> SiLU(gate) · up (M, F)."""
+    """partial (S, M, 2F) float32, the gate's F columns before the up-projection's -> SiLU(gate) · up."""
     gate, up = partial.sum(0).chunk(2, -1)
     return (torch.nn.functional.silu(gate) * up).to(dtype)
 

@@ -9,7 +9,6 @@ import triton
 import triton.language as tl
 
 
-
 @dataclass(frozen=True, slots=True)
 class HeadShape:
     """H query heads over G key/value heads of d dimensions."""
@@ -38,9 +37,9 @@ def rotate_and_append_reference(
     values: torch.Tensor,
     norms: HeadNorms | None = None,
 ) -> torch.Tensor:
-    """partial (S, M, (H + 2G)·d) float32 of the merged projection; turns (2, C, d / 2) float32, cos and sin of
-    every position; length (1,) int32, rows in the cache; depths (M,) int32, a row's position behind them; keys
-    and values (G, capacity, d), written at rows length, length + 1, … Returns queries (M, H, d).
+    """partial (S, M, (H + 2G)·d) float32 of the merged projection; turns (2, C, d / 2) float32, cos and sin
+    of every position; length (1,) int32, rows in the cache; depths (M,) int64, a row's position behind them;
+    keys and values (G, capacity, d), written at rows length, length + 1, … Returns queries (M, H, d).
     """
     num_rows, dim = partial.shape[1], shape.head_dim
     heads = partial.sum(0).view(num_rows, -1, dim)  # (M, H + 2G, d)
@@ -104,7 +103,7 @@ def _rotate_kernel(
         start = partial_ptr + ((part * num_rows + row) * (HEADS + 2 * KV_HEADS) + head) * DIM + at
         first += tl.load(start, mask=inside, other=0.0)
         second += tl.load(start + HALF, mask=inside, other=0.0)
-    if query_norm_ptr is not None:
+    if query_norm_ptr is not None:  # noqa: SIM102 - decided while compiling, unlike the next
         if head < HEADS + KV_HEADS:
             weight_ptr = tl.where(head < HEADS, query_norm_ptr, key_norm_ptr) + at
             scale = tl.rsqrt((tl.sum(first * first) + tl.sum(second * second)) / DIM + eps)

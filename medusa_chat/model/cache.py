@@ -93,7 +93,8 @@ class KVCache:
         self, rows: int, batch: int, num_kv_heads: int, head_dim: int, device: torch.device
     ) -> torch.Tensor:
         if self._store is None or self._store.shape[4] < rows:
-            capacity = min(self._rounded(rows), max(self.max_length, rows) + _SPARE)
+            spare = _SPARE if self._doubling else 0
+            capacity = min(self._rounded(rows), max(self.max_length, rows) + spare)
             grown = torch.empty(
                 (self.num_layers, 2, batch, num_kv_heads, capacity, head_dim),
                 dtype=self.dtype,

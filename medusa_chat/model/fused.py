@@ -1,7 +1,7 @@
 """The Llama family's forward on a GPU, in our own kernels: about ten launches a layer and no wait anywhere.
 
-All of it is a function of a row's token, its position and the tokens before it, computed in one order whatever
-else is computed beside it: plain decoding, prefill and the nodes of any tree give the same bits.
+All of it is a function of a row's token, its position and the tokens before it, computed in one order
+whatever else is computed beside it: plain decoding, prefill and the nodes of any tree give the same bits.
 """
 
 from __future__ import annotations
@@ -87,7 +87,9 @@ class FusedModel(BaseModel):
     @property
     def num_bytes_read(self) -> int:
         """Bytes of weights that one step reads."""
-        weights = [p.weight for layer in self._layers for p in (layer.qkv, layer.out, layer.gate_up, layer.down)]
+        weights = [
+            p.weight for layer in self._layers for p in (layer.qkv, layer.out, layer.gate_up, layer.down)
+        ]
         return sum(weight.num_bytes for weight in (*weights, self._output.weight))
 
     def product(self, modules: Sequence[Any]) -> Product:
@@ -172,7 +174,8 @@ def _turns(rotary: Any, num_positions: int) -> torch.Tensor:
     """(2, C, d / 2) float32: cos and sin of every position."""
     inverse = rotary.inv_freq.float()
     angles = torch.arange(num_positions, device=inverse.device).float()[:, None] * inverse
-    return torch.stack([angles.cos(), angles.sin()]) * rotary.attention_scaling
+    scaling: float = rotary.attention_scaling
+    return torch.stack([angles.cos(), angles.sin()]) * scaling
 
 
 def _paths(depths: torch.Tensor, visible: torch.Tensor) -> torch.Tensor:

@@ -49,5 +49,7 @@ def test_tokens_equal_the_plain_way(settings: dict[str, Any]) -> None:
 def test_the_first_of_equals_is_the_greedy_choice() -> None:
     logits = torch.zeros(2, 100, device=DEVICE)
     logits[1, [30, 60]] = 5.0
-    greedy = choose_rows(logits, torch.tensor([0.0, 0.0, 1.0, 0.0], device=DEVICE), torch.rand(2, device=DEVICE))
+    greedy = choose_rows(
+        logits, torch.tensor([0.0, 0.0, 1.0, 0.0], device=DEVICE), torch.rand(2, device=DEVICE)
+    )
     assert greedy.tolist() == [0, 30]

@@ -28,7 +28,9 @@ def test_add_norm(num_parts: int) -> None:
     stream, weight = torch.randn(5, 70, device=DEVICE), torch.rand(70, device=DEVICE).to(DTYPE)
     partial = torch.randn(num_parts, 5, 70, device=DEVICE) if num_parts else None
     for ours, reference in zip(
-        add_norm(stream, partial, weight, 1e-5), add_norm_reference(stream, partial, weight, 1e-5), strict=True
+        add_norm(stream, partial, weight, 1e-5),
+        add_norm_reference(stream, partial, weight, 1e-5),
+        strict=True,
     ):
         torch.testing.assert_close(ours, reference, rtol=2e-3, atol=1e-4)
 

@@ -34,7 +34,9 @@ def packed(kind: str, outputs: int, inputs: int, dtype: torch.dtype, *, bias: bo
         return pack_float([weight[: outputs // 3], weight[outputs // 3 :]], added)
     if kind == "int8":
         data = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, device=DEVICE)
-        return pack_int8([data[:5], data[5:]], [torch.rand(n, device=DEVICE) * size / 64 for n in (5, outputs - 5)], added)
+        return pack_int8(
+            [data[:5], data[5:]], [torch.rand(n, device=DEVICE) * size / 64 for n in (5, outputs - 5)], added
+        )
     codes = torch.randint(0, 16, (outputs, inputs), dtype=torch.uint8, device=DEVICE)
     scales = torch.rand(outputs, -(-inputs // 64), device=DEVICE) * size
     return pack_4bit(codes, scales, torch.randn(16, device=DEVICE), dtype, added)
@@ -89,7 +91,8 @@ def test_blocks_across_rows_are_refused() -> None:
 
 @pytest.mark.parametrize("kind", ["4bit", "int8", "float"])
 @pytest.mark.parametrize(
-    ("rows", "outputs", "inputs", "splits"), [(1, 70, 128, 1), (5, 130, 576, 2), (17, 64, 320, 4), (70, 33, 192, 1)]
+    ("rows", "outputs", "inputs", "splits"),
+    [(1, 70, 128, 1), (5, 130, 576, 2), (17, 64, 320, 4), (70, 33, 192, 1)],
 )
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_equal_the_reference(

@@ -75,7 +75,7 @@ def test_a_row_has_the_same_bits_alone_and_in_a_prompt(tmp_path: Any, quantizati
     ids = torch.randint(3, 3000, (1, 600), device=CUDA)
     together = fused.forward(ids, fused.new_cache())[0]
     cache = fused.new_cache()
-    for start in (*range(0, 40), *range(40, 600, 7)):
+    for start in (*range(40), *range(40, 600, 7)):
         count = 1 if start < 40 else min(7, 600 - start)
         alone = fused.forward(ids[:, start : start + count], cache)[0]
         cache.keep(range(count))
@@ -91,7 +91,7 @@ def test_a_row_has_the_same_bits_alone_and_in_a_prompt(tmp_path: Any, quantizati
     ],
 )
 def test_drafts_change_no_token(tmp_path: Any, quantization: Quantization, options: SamplingOptions) -> None:
-    """Plain, in graphs with trees of several sizes, and step by step without graphs: one and the same reply."""
+    """Plain, in graphs with trees of several sizes, and without graphs: one and the same reply."""
     base = opened(saved(tmp_path, LlamaConfig(**SIZES)), quantization)
     size = base.hidden_size
     heads = MedusaHeads(
@@ -108,9 +108,7 @@ def test_drafts_change_no_token(tmp_path: Any, quantization: Quantization, optio
         plan = plain_plan(CUDA) if num_nodes == 1 else fixed_plan(candidates, num_nodes)
         generator = torch.Generator().manual_seed(5)
         count = options.max_tokens if in_graphs else options.max_tokens // 8
-        steps = generate(
-            fused, heads, context, prompt, lambda: options, lambda _: plan, generator=generator
-        )
+        steps = generate(fused, heads, context, prompt, lambda: options, lambda _: plan, generator=generator)
         return [token for step in islice(steps, count) for token in step.ids]
 
     plain = reply(1, in_graphs=True)
