@@ -17,7 +17,6 @@ import warnings
 from collections.abc import Sequence
 from typing import Any, Protocol
 
-import bitsandbytes as bnb
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -175,6 +174,8 @@ class Nf4Linear:
         self.num_bytes = codes.nbytes + scales.nbytes
         self._module = linears[0].eval()
         self._module.bias = None
+        import bitsandbytes as bnb  # it takes a second, and speaks as it is imported
+
         self._module.weight = bnb.nn.Params4bit(
             codes.view(-1, 1),
             requires_grad=False,
@@ -212,9 +213,9 @@ class Nf4Linear:
 
 def can_join(linear: nn.Module) -> bool:
     """Whether `join` takes this module, with others of its class."""
-    if isinstance(linear, bnb.nn.Linear4bit):
+    if type(linear).__name__ == "Linear4bit":
         return Nf4Linear.takes(linear)
-    if isinstance(linear, bnb.nn.Linear8bitLt):
+    if type(linear).__name__ == "Linear8bitLt":
         return Int8Linear.works_here() and linear.weight.dtype == torch.int8
     return type(linear) is nn.Linear
 
@@ -223,10 +224,10 @@ def join(linears: Sequence[Any], order: torch.Tensor | None = None) -> Linear:
     """One product in place of several of the same input, their outputs one after the other; order (O,) puts
     those into another order. The modules are used up: nothing of them should be kept.
     """
-    if isinstance(linears[0], bnb.nn.Linear4bit):
+    if type(linears[0]).__name__ == "Linear4bit":
         return Nf4Linear(linears, order)
     bias = _joined_bias(linears, order)
-    if isinstance(linears[0], bnb.nn.Linear8bitLt):
+    if type(linears[0]).__name__ == "Linear8bitLt":
         codes = torch.cat([linear.weight.data for linear in linears])  # (O, K)
         # Its first forward moves the largest of each output from the weight to the state.
         states = [linear.weight if linear.state.SCB is None else linear.state for linear in linears]
