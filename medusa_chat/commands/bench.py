@@ -20,6 +20,7 @@ from medusa_chat.commands.options import (
     JsonOption,
     ModelOption,
     QuantOption,
+    TreeOption,
 )
 from medusa_chat.commands.progress import shown_progress
 from medusa_chat.commands.table import as_table, figure
@@ -41,8 +42,9 @@ def compare_decoding(
     max_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 128,
     tree_size: Annotated[
         int | None,
-        typer.Option(min=1, max=64, help="Nodes of the draft tree; chosen by measurement without."),
+        typer.Option(min=1, max=64, help="Nodes of the draft tree; chosen step by step without."),
     ] = None,
+    tree: TreeOption = None,
     generate_limit: Annotated[
         int, typer.Option(min=0, help="Answer the first so many also by transformers' generate(); 0 is off.")
     ] = 3,
@@ -62,7 +64,9 @@ def compare_decoding(
 
     settings = load_settings(model=model, quant=quant, device=device, dtype=dtype)
     request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
-    options = SamplingOptions(temperature=0.0, max_tokens=max_tokens, tree_size=tree_size)
+    options = SamplingOptions(
+        temperature=0.0, max_tokens=max_tokens, tree_size=tree_size, tree=tree or SamplingOptions().tree
+    )
     with shown_progress(always=False) as on_progress:
         from medusa_chat.bench.generation import measure_generate
         from medusa_chat.bench.speed import OWN_PROMPTS, compare, over_generate

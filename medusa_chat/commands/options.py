@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from medusa_chat.records import Device, DType, Quantization
+from medusa_chat.records import Device, DraftTree, DType, Quantization
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", metavar="NAME", help="A model `models` lists, or a folder.")
@@ -18,3 +18,7 @@ QuantOption = Annotated[Quantization | None, typer.Option("--quant", help="How t
 DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where the model runs.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="What the model computes in.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
+TreeOption = Annotated[
+    DraftTree | None,
+    typer.Option("--tree", help="dynamic drafts what is likeliest at each step; static always the same."),
+]

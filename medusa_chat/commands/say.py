@@ -17,6 +17,7 @@ from medusa_chat.commands.options import (
     JsonOption,
     ModelOption,
     QuantOption,
+    TreeOption,
 )
 from medusa_chat.commands.progress import shown_progress
 from medusa_chat.errors import UsageError
@@ -58,6 +59,7 @@ def say(
     ] = None,
     plain: Annotated[bool, typer.Option("--plain", help="Decode without drafting.")] = False,
     tree_size: Annotated[int | None, typer.Option(help="Nodes of the draft tree.")] = None,
+    tree: TreeOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Stream one answer to standard output."""
@@ -76,6 +78,7 @@ def say(
         acceptance=acceptance,
         drafting=False if plain else None,
         tree_size=tree_size,
+        tree=tree,
     )
     resolve(settings.model)  # a wrong name fails before the engine's slow imports
     messages = _messages(settings.system, _read_prompt(prompt))
