@@ -10,6 +10,8 @@ from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.lean import is_plain_llama, lean
 
+_KERNEL_DTYPES = (torch.bfloat16, torch.float16)
+
 
 def fastest(base: BaseModel, heads: MedusaHeads | None) -> tuple[BaseModel, MedusaHeads | None]:
     """Our own decoder of the Llama family in place of transformers', where it applies, and heads to match.
@@ -18,10 +20,15 @@ def fastest(base: BaseModel, heads: MedusaHeads | None) -> tuple[BaseModel, Medu
     """
     if base.device.type != "cuda":
         return lean(base), heads
-    in_16_bits = base.dtype in (torch.bfloat16, torch.float16)
-    if not in_16_bits or not is_plain_llama(base) or find_spec("triton") is None:
+    if not (_has_kernels(base.device) and is_plain_llama(base) and base.dtype in _KERNEL_DTYPES):
         return base, heads
     from medusa_chat.model.fused import FusedModel
     from medusa_chat.model.fused_heads import FusedHeads
 
     return FusedModel(base), None if heads is None else FusedHeads(heads)
+
+
+def _has_kernels(device: torch.device) -> bool:
+    """Their 4-bit decoding is NVIDIA's assembly; older GPUs lack bfloat16 and asynchronous copies."""
+    is_nvidia = torch.version.cuda is not None and find_spec("triton") is not None
+    return is_nvidia and torch.cuda.get_device_capability(device) >= (8, 0)
