@@ -220,7 +220,7 @@ def _rows_kernel(
 def _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, num_outputs):
     """acc (BLOCK_N, BLOCK_M) -> out (S, M, N); the bias goes with the first split."""
     if bias_ptr is not None:
-        bias = tl.load(bias_ptr + n, mask=(n < num_outputs) & (split == 0), other=0.0)
-        acc += bias.to(tl.float32)[:, None]
+        bias = tl.load(bias_ptr + n, mask=n < num_outputs, other=0.0).to(tl.float32)
+        acc += tl.where(split == 0, bias, 0.0)[:, None]
     out = out_ptr + (split * num_rows + m).to(tl.int64)[None, :] * num_outputs + n[:, None]
     tl.store(out, acc, mask=(m < num_rows)[None, :] & (n < num_outputs)[:, None])
