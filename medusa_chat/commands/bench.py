@@ -24,7 +24,7 @@ from medusa_chat.commands.options import (
 )
 from medusa_chat.commands.progress import shown_progress
 from medusa_chat.commands.table import as_table, figure
-from medusa_chat.errors import UnsupportedModel, UsageError
+from medusa_chat.errors import UsageError
 from medusa_chat.records import LoadProgress, LoadRequest, SamplingOptions
 
 bench = typer.Typer(name="bench", rich_markup_mode=None)
@@ -77,10 +77,6 @@ def compare_decoding(
             print(prompt_file.complaint, file=sys.stderr)
         chosen = prompt_file.prompts[:limit]
         session = open_session(request, on_progress)
-        if session.info.num_heads == 0:
-            raise UnsupportedModel(
-                f"{session.info.model} has no Medusa heads to compare with; train or name some."
-            )
         report = compare(
             session,
             chosen,
