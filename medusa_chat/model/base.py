@@ -105,6 +105,10 @@ class BaseModel:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
 
+    def draft_logits(self, hidden: torch.Tensor) -> torch.Tensor:
+        """(n, D) -> (n, V) like `logits`, but good enough for guesses."""
+        return self.logits(hidden)
+
     def _whole_rows(
         self,
         ids: torch.Tensor,

@@ -88,7 +88,7 @@ class MedusaHeads(nn.Module):
         """One row's hidden state (1, D) -> logits (K, V)."""
         x = self(hidden)  # (K, 1, D)
         if self.lm_heads is None:
-            return base.logits(x[:, 0])
+            return base.draft_logits(x[:, 0])
         return torch.bmm(x, self.lm_heads.transpose(1, 2))[:, 0]
 
     def check_fits(self, base: BaseModel, base_name: str) -> None:
