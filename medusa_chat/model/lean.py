@@ -13,10 +13,10 @@ of their own, since each layer's weights push code and data out of the L2 cache 
 of what they read.
 
 Tried without gain: residuals, silu and gate as oneDNN's post-operations (the bfloat16 norms cost what they
-save); huge pages. Compiling a layer by torch.jit.script saves 2 ms, but torch is giving that up. 8 bits are no
-faster on this model: the products take 6 ms instead of 11, but rounding the rows adds six operations to each.
-Nor are they the default: they raise perplexity by 5% (4 bits by 23%), and of 20 greedy replies none stayed the
-same for 64 tokens, against 9 between bfloat16 and float32.
+save); huge pages. Compiling a layer by torch.jit.script saves 2 ms, but torch is giving that up. 8 bits are
+no faster on this model: the products take 6 ms instead of 11, but rounding the rows adds six operations to
+each. Nor are they the default: they raise perplexity by 5% (4 bits by 23%), and of 20 greedy replies none
+stayed the same for 64 tokens, against 9 between bfloat16 and float32.
 """
 
 from __future__ import annotations
