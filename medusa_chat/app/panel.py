@@ -18,6 +18,7 @@ from medusa_chat.records import EngineInfo, LoadRequest, SamplingOptions
 
 WIDTH = 30
 _MOST_HISTOGRAM_ROWS = 6
+_LEAST_HISTOGRAM_ROWS = 5  # also without heads: drafts that were looked up are longer than any head reaches
 _DEFAULT_NUM_HEADS = 4
 
 
@@ -73,7 +74,7 @@ def _gain(meter: ReplyMeter, options: SamplingOptions) -> str:
 
 def length_lines(meter: ReplyMeter, num_heads: int) -> list[Content]:
     """A histogram over tokens emitted per step (its last row takes all longer ones), and the steps."""
-    longest = min(num_heads + 1, _MOST_HISTOGRAM_ROWS)
+    longest = min(max(num_heads + 1, _LEAST_HISTOGRAM_ROWS), _MOST_HISTOGRAM_ROWS)
     histogram = meter.figures.accepted_histogram
     counts = [histogram.get(length, 0) for length in range(1, longest)]
     counts.append(sum(count for length, count in histogram.items() if length >= longest))
@@ -82,7 +83,8 @@ def length_lines(meter: ReplyMeter, num_heads: int) -> list[Content]:
         _title("Tokens per step"),
         _row("Now", figures.number(meter.tokens_now, 2)),
         _row("Average", figures.number(meter.figures.tokens_per_step, 2), "bold"),
-        *(_histogram_row(length, count / total) for length, count in enumerate(counts, start=1)),
+        *(_histogram_row(length, count / total) for length, count in enumerate(counts[:-1], start=1)),
+        _histogram_row(longest, counts[-1] / total, or_more=True),
         Content.assemble((sparkline(tuple(meter.recent), longest, WIDTH), "$primary 70%")),
     ]
 
@@ -129,10 +131,12 @@ def _dial(label: str, value: str, keys: str, style: str = "") -> Content:
     )
 
 
-def _histogram_row(length: int, share: float) -> Content:
+def _histogram_row(length: int, share: float, *, or_more: bool = False) -> Content:
     bar = horizontal_bar(share, WIDTH - 8)
     percent = f"{share:.0%}" if share else ""
-    return Content.assemble((f"{length}  ", "$foreground 70%"), (bar, "$primary"), percent.rjust(5))
+    return Content.assemble(
+        (f"{length}{'+' if or_more else ' '} ", "$foreground 70%"), (bar, "$primary"), percent.rjust(5)
+    )
 
 
 def _fit(text: str, width: int) -> str:
