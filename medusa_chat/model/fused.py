@@ -84,14 +84,6 @@ class FusedModel(BaseModel):
             + self._turns.nbytes
         )
 
-    @property
-    def num_bytes_read(self) -> int:
-        """Bytes of weights that one step reads."""
-        weights = [
-            p.weight for layer in self._layers for p in (layer.qkv, layer.out, layer.gate_up, layer.down)
-        ]
-        return sum(weight.num_bytes for weight in (*weights, self._output.weight))
-
     def product(self, modules: Sequence[Any]) -> Product:
         """The linear modules' weights, taken over and stacked by rows."""
         weight = pack_modules(modules, self.dtype)
