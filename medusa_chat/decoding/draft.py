@@ -130,19 +130,6 @@ def draft_static(candidates: Candidates, root: torch.Tensor, ranked_ids: torch.T
     return _draft(ids, parents, candidates.depths, candidates.ancestors)
 
 
-def draft_dynamic(
-    root: torch.Tensor,
-    ranked_ids: torch.Tensor,
-    ranked_log_probs: torch.Tensor,
-    candidates: Candidates,
-    num_nodes: int,
-    chain: Chain | None = None,
-) -> Draft:
-    """The num_nodes ≤ C candidates (root included) of highest joint probability at this very step."""
-    pool = pool_candidates(root, ranked_ids, ranked_log_probs, candidates, chain)
-    return draft_best(pool, candidates, num_nodes)
-
-
 def pool_candidates(
     root: torch.Tensor,
     ranked_ids: torch.Tensor,

@@ -137,6 +137,7 @@ class StepGraphs:
     def _graph(self, plan: Plan, cache: KVCache) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         if self._store is not cache.store:
             self._graphs.clear()
+            self._plans.clear()
             self._store = cache.store
         key = id(plan.candidates), _num_nodes(plan)
         if key not in self._graphs:
@@ -147,9 +148,8 @@ class StepGraphs:
     def _captured(self, plan: Plan, store: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         state = self._root, self._hidden, self._length, self._text
         saved = [tensor.clone() for tensor in state]
-        self._step(
-            plan, store
-        )  # compiles kernels, outside of the capture; what it writes lies behind all kept
+        # Compiles kernels, outside of the capture; the rows it writes lie behind all that are kept.
+        self._step(plan, store)
         for tensor, value in zip(state, saved, strict=True):
             tensor.copy_(value)
         graph = torch.cuda.CUDAGraph()

@@ -11,8 +11,8 @@ from torch._subclasses.fake_tensor import DataDependentOutputException, FakeTens
 from medusa_chat.decoding.acceptance import accept_on_device
 from medusa_chat.decoding.draft import (
     Candidates,
+    Draft,
     draft_best,
-    draft_dynamic,
     draft_static,
     pool_candidates,
     rank_guesses,
@@ -26,6 +26,18 @@ from medusa_chat.records import SamplingOptions
 #      └ (2)
 SMALL = [(0,), (2,), (0, 0), (0, 1)]
 ROOT = torch.tensor(7)
+
+
+def draft_dynamic(
+    root: torch.Tensor,
+    ids: torch.Tensor,
+    log_probs: torch.Tensor,
+    candidates: Candidates,
+    num_nodes: int,
+    chain: Chain | None = None,
+) -> Draft:
+    """The num_nodes candidates of highest joint probability, as a step takes them from its pool."""
+    return draft_best(pool_candidates(root, ids, log_probs, candidates, chain), candidates, num_nodes)
 
 
 def test_a_static_draft_takes_each_heads_guesses_in_order() -> None:
