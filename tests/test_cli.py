@@ -395,11 +395,11 @@ def test_a_reader_that_has_enough_ends_a_real_answer_quietly(saying: subprocess.
 
 
 def test_the_real_model_answers(default_model_here: str, tmp_path: Path) -> None:
-    from medusa_chat.model.heads import MedusaHeads
+    from medusa_chat.model.block_heads import BlockHeads
 
     heads = tmp_path / "heads"
     heads.mkdir()
-    MedusaHeads.fresh(num_heads=2, num_layers=1, hidden_size=576).save(heads)
+    BlockHeads.fresh(num_heads=2, num_layers=1, hidden_size=576).save(heads)
     options = ["--model", default_model_here, "--heads", str(heads), "--temperature", "0", "--json"]
     options += ["--device", "cpu", "--dtype", "float32", "--tree-size", "4"]
     command = [*PROGRAM, "say", *options, "What is the capital of France?"]

@@ -7,8 +7,10 @@ from transformers import AutoModelForCausalLM, LlamaConfig
 
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import BaseModel
+from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.path_heads import PathHeads
 
 
 def tiny_llama(
@@ -68,15 +70,25 @@ def table_heads(table: torch.Tensor, num_heads: int) -> MedusaHeads:
     for _ in range(num_heads):
         reach = reach @ probs
         lm_heads.append(reach.T)
-    return MedusaHeads(
+    return BlockHeads(
         torch.zeros(1, num_heads, size, size), torch.zeros(1, num_heads, 1, size), torch.stack(lm_heads)
     )
+
+
+def random_path_heads(base: BaseModel, num_heads: int, vocabulary: torch.Tensor | None = None) -> PathHeads:
+    """Two layers that know nothing but whose guesses differ from path to path."""
+    heads = PathHeads.fresh(num_heads, 2, 24, base.hidden_size, vocabulary)
+    with torch.no_grad():
+        for name, parameter in heads.named_parameters():
+            if "gate_up" not in name:
+                parameter.normal_(0.0, 0.5)
+    return heads.requires_grad_(False)
 
 
 def random_heads(base: BaseModel, num_heads: int, *, own_lm_heads: bool = False) -> MedusaHeads:
     """Heads that know nothing."""
     size = base.hidden_size
-    return MedusaHeads(
+    return BlockHeads(
         torch.randn(2, num_heads, size, size) * 0.3,
         torch.randn(2, num_heads, 1, size) * 0.3,
         torch.randn(num_heads, base.vocab_size, size) if own_lm_heads else None,

@@ -15,7 +15,7 @@ from transformers import AutoModelForCausalLM
 from medusa_chat.bench.shapes import Shape
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import BaseModel
-from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.loading import quantization_config_for, silence_libraries
 from medusa_chat.records import Quantization
 
@@ -55,14 +55,14 @@ def random_linear(
     return holder[0]
 
 
-def random_heads(base: BaseModel, num_heads: int, *, own_lm_heads: bool = True) -> MedusaHeads:
+def random_heads(base: BaseModel, num_heads: int, *, own_lm_heads: bool = True) -> BlockHeads:
     """Heads of one residual block each, on the base's device and in its dtype."""
     size, vocab_size = base.hidden_size, base.vocab_size
 
     def weights(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, device=base.device, dtype=base.dtype).normal_(0.0, _STD)
 
-    return MedusaHeads(
+    return BlockHeads(
         weights(1, num_heads, size, size),
         weights(1, num_heads, 1, size),
         weights(num_heads, vocab_size, size) if own_lm_heads else None,

@@ -12,6 +12,7 @@ from transformers import AutoTokenizer
 from medusa_chat.checkpoints import ensure_local
 from medusa_chat.errors import CheckpointError
 from medusa_chat.model.base import BaseModel
+from medusa_chat.model.head_files import load_heads
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import load_base_model, pick_device, pick_dtype
 from medusa_chat.records import LoadProgress, LoadRequest, Quantization
@@ -49,7 +50,7 @@ def open_heads(model: OpenModel, folder: str | None) -> MedusaHeads | None:
     source = Path(folder).expanduser() if folder is not None else model.spec.heads_folder
     if source is None:
         return None
-    heads = MedusaHeads.load(source)
+    heads = load_heads(source)
     heads.check_fits(model.base, model.spec.base)
     return heads.to(model.base.device, model.base.dtype).requires_grad_(False)
 

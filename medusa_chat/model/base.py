@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -105,9 +106,19 @@ class BaseModel:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
 
-    def draft_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(n, D) -> (n, V) like `logits`, but good enough for guesses."""
-        return self.logits(hidden)
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        """(…,) ids -> (…, D) their input embeddings."""
+        embedding: torch.Tensor = self.causal_lm.get_input_embeddings().weight
+        return F.embedding(ids, embedding)
+
+    def draft_head(self, vocabulary: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
+        """A function (n, D) -> (n, V') like `logits`, but good enough for guesses. vocabulary (V',) int64:
+        the tokens that are guessed among; None: all.
+        """
+        if vocabulary is None:
+            return self.logits
+        rows = self.lm_head_weight[vocabulary]  # (V', D)
+        return lambda hidden: F.linear(hidden, rows)
 
     def _whole_rows(
         self,

@@ -9,6 +9,7 @@ import torch
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.lean import is_plain_llama, lean
+from medusa_chat.model.lean_heads import lean_heads
 
 _KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 
@@ -19,13 +20,13 @@ def fastest(base: BaseModel, heads: MedusaHeads | None) -> tuple[BaseModel, Medu
     What is handed in may have given its weights away.
     """
     if base.device.type != "cuda":
-        return lean(base), heads
+        return lean(base), None if heads is None else lean_heads(heads)
     if not (_has_kernels(base.device) and is_plain_llama(base) and base.dtype in _KERNEL_DTYPES):
         return base, heads
     from medusa_chat.model.fused import FusedModel
-    from medusa_chat.model.fused_heads import FusedHeads
+    from medusa_chat.model.fused_heads import fused_heads
 
-    return FusedModel(base), None if heads is None else FusedHeads(heads)
+    return FusedModel(base), None if heads is None else fused_heads(heads)
 
 
 def _has_kernels(device: torch.device) -> bool:

@@ -6,20 +6,27 @@ import torch
 
 from medusa_chat.kernels.linear import default_tiling
 from medusa_chat.model.base import BaseModel
+from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.fused import Product
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.packed import quantize_rows
 
 
-class FusedHeads(MedusaHeads):
-    """Takes over MedusaHeads, whose own LM heads, if they have any, are gone then."""
+def fused_heads(heads: MedusaHeads) -> MedusaHeads:
+    """Heads in place of `heads`, whose own LM heads, if they have any, are gone then."""
+    return FusedHeads(heads) if isinstance(heads, BlockHeads) and heads.lm_heads is not None else heads
 
-    def __init__(self, heads: MedusaHeads) -> None:
-        super().__init__(heads.weight, heads.bias, config=heads.config)
+
+class FusedHeads(BlockHeads):
+    """BlockHeads with LM heads of their own, which it takes over."""
+
+    def __init__(self, heads: BlockHeads) -> None:
+        super().__init__(heads.weight, heads.bias, vocabulary=heads.vocabulary, config=heads.config)
         self.requires_grad_(False)
+        assert heads.lm_heads is not None
         self._products: list[Product] = []
         num_processors = torch.cuda.get_device_properties(heads.weight.device).multi_processor_count
-        for lm_head in () if heads.lm_heads is None else heads.lm_heads:
+        for lm_head in heads.lm_heads:
             weight = quantize_rows(lm_head)
             self._products.append(Product(weight, default_tiling(weight, num_processors)))
         heads.lm_heads = None
@@ -30,7 +37,5 @@ class FusedHeads(MedusaHeads):
 
     def logits(self, hidden: torch.Tensor, base: BaseModel) -> torch.Tensor:
         """One row's hidden state (1, D) -> logits (K, V) float32."""
-        if not self._products:
-            return super().logits(hidden, base)
         rows = self(hidden)  # (K, 1, D)
         return torch.cat([product(row).sum(0) for product, row in zip(self._products, rows, strict=True)])

@@ -1,59 +1,85 @@
-"""Medusa heads: K small networks on the last hidden state, the k-th guessing the token k + 1 places ahead.
+"""Medusa heads of any kind: K guesses of what follows the token that the base model has just decided.
 
-head_k(h) = LMHead_k(ResBlock_L(… ResBlock_1(h))), ResBlock(x) = x + SiLU(W x + b)   (paper, §2.1.1)
-
-Kept as stacked tensors so that all heads run as one batched product. Saved in the two layouts of the
-reference code: keys {k}.{l}.linear.weight / .bias, and {k}.{L}.weight where heads have LM heads of their own.
+The base's last hidden state h and LM head give the token t + 1, the root of the next draft; head k, from 0,
+guesses token t + 2 + k (paper, §2.1.1). What kinds there are: block_heads.py, mlp_heads.py, path_heads.py.
 """
 
 from __future__ import annotations
 
 import json
-import re
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
-import safetensors
 import safetensors.torch
 import torch
-import torch.nn.functional as F
 from torch import nn
 
-from medusa_chat.errors import CheckpointError, HeadsMismatch
+from medusa_chat.errors import HeadsMismatch
 from medusa_chat.files import write_whole, writing
 from medusa_chat.model.base import BaseModel
 
 WEIGHTS_FILE = "medusa_lm_head.safetensors"
 CONFIG_FILE = "config.json"
-_BLOCK_KEY = re.compile(r"(\d+)\.(\d+)\.linear\.(weight|bias)")
+TOKEN_MAP = "token_map"
 
 
 class MedusaHeads(nn.Module):
-    """K heads of L residual blocks over hidden size D; lm_heads (K, V, D), or None to share the base's.
+    """K heads over hidden size D, whose states an LM head of V' tokens turns into logits: the base's own, or
+    its rows for the heads' vocabulary.
 
-    config: what the checkpoint says of itself (base model, fingerprint, calibration).
+    config: what the checkpoint says of itself (base model, fingerprint, calibration). vocabulary (V',) int64:
+    the tokens that are guessed among; None: all.
     """
 
-    def __init__(
-        self,
-        weight: torch.Tensor,
-        bias: torch.Tensor,
-        lm_heads: torch.Tensor | None = None,
-        config: dict[str, Any] | None = None,
-    ) -> None:
-        super().__init__()
-        self.weight = nn.Parameter(weight)  # (L, K, D, D)
-        self.bias = nn.Parameter(bias)  # (L, K, 1, D)
-        self.lm_heads = None if lm_heads is None else nn.Parameter(lm_heads)
-        self.config = config or {}
+    kind: ClassVar[str]
+    # Whether a guess follows from the tokens before it in its path too, so that a tree is drafted by levels.
+    sees_path: ClassVar[bool] = False
+    vocabulary: torch.Tensor | None
 
-    @classmethod
-    def fresh(cls, num_heads: int, num_layers: int, hidden_size: int) -> MedusaHeads:
-        """Untrained heads sharing the base's LM head: all-zero blocks, so each starts as the base itself."""
-        return cls(
-            torch.zeros(num_layers, num_heads, hidden_size, hidden_size),
-            torch.zeros(num_layers, num_heads, 1, hidden_size),
-        )
+    def __init__(self, vocabulary: torch.Tensor | None = None, config: dict[str, Any] | None = None) -> None:
+        super().__init__()
+        self.register_buffer("vocabulary", vocabulary, persistent=False)
+        self.config = config or {}
+        self._shared_with: BaseModel | None = None
+        self._draft_head: Callable[[torch.Tensor], torch.Tensor] | None = None
+
+    @property
+    def num_heads(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def num_layers(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def hidden_size(self) -> int:
+        raise NotImplementedError
+
+    @property
+    def lm_head_size(self) -> int | None:
+        """Tokens of the heads' own LM heads; None where they share the base's."""
+        return None
+
+    def rows(self, hidden: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
+        """Each head's state (K, n, D), before the LM head, of n places in known text.
+
+        hidden (n, D): of tokens t. path (K, n, D): embeddings of tokens t + 1, …, t + K, of which head k may
+        see the first k + 1.
+        """
+        raise NotImplementedError
+
+    def logits(self, hidden: torch.Tensor, base: BaseModel) -> torch.Tensor:
+        """One hidden state (1, D) -> (K, V'), of heads that see no path."""
+        raise NotImplementedError
+
+    def tensors(self) -> dict[str, torch.Tensor]:
+        """By the names they have on disk, the vocabulary aside."""
+        raise NotImplementedError
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(parameter.nbytes for parameter in self.parameters())
 
     @property
     def calibration(self) -> dict[tuple[int, ...], float]:
@@ -61,35 +87,11 @@ class MedusaHeads(nn.Module):
         stored = self.config.get("path_probability", {})
         return {tuple(map(int, path.split())): float(probability) for path, probability in stored.items()}
 
-    @property
-    def num_heads(self) -> int:
-        return self.weight.shape[1]
-
-    @property
-    def num_layers(self) -> int:
-        return self.weight.shape[0]
-
-    @property
-    def hidden_size(self) -> int:
-        return self.weight.shape[2]
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(parameter.nbytes for parameter in self.parameters())
-
-    def forward(self, hidden: torch.Tensor) -> torch.Tensor:
-        """Hidden states (n, D) -> each head's own (K, n, D), before the LM head."""
-        x = hidden.expand(self.num_heads, -1, -1)  # (K, n, D)
-        for weight, bias in zip(self.weight, self.bias, strict=True):
-            x = x + F.silu(torch.baddbmm(bias, x, weight.transpose(1, 2)))
-        return x
-
-    def logits(self, hidden: torch.Tensor, base: BaseModel) -> torch.Tensor:
-        """One row's hidden state (1, D) -> logits (K, V)."""
-        x = self(hidden)  # (K, 1, D)
-        if self.lm_heads is None:
-            return base.draft_logits(x[:, 0])
-        return torch.bmm(x, self.lm_heads.transpose(1, 2))[:, 0]
+    def shared_logits(self, rows: torch.Tensor, base: BaseModel) -> torch.Tensor:
+        """States (n, D) -> logits (n, V') by the base's LM head."""
+        if self._draft_head is None or self._shared_with is not base:
+            self._draft_head, self._shared_with = base.draft_head(self.vocabulary), base
+        return self._draft_head(rows)
 
     def check_fits(self, base: BaseModel, base_name: str) -> None:
         """Raises HeadsMismatch, naming both sides, unless these heads were made for this base model."""
@@ -98,9 +100,12 @@ class MedusaHeads(nn.Module):
                 f"These heads are for a hidden size of {self.hidden_size}, "
                 f"but {base_name} has {base.hidden_size}; choose heads trained for it."
             )
-        if self.lm_heads is not None and self.lm_heads.shape[1] != base.vocab_size:
+        guessed = self.lm_head_size
+        if self.vocabulary is not None:
+            guessed = max(base.vocab_size, int(self.vocabulary.max()) + 1)
+        if guessed not in (None, base.vocab_size):
             raise HeadsMismatch(
-                f"These heads have a vocabulary of {self.lm_heads.shape[1]}, "
+                f"These heads have a vocabulary of {guessed}, "
                 f"but {base_name} has {base.vocab_size}; choose heads trained for it."
             )
         made_for = self.config.get("base_fingerprint")
@@ -113,19 +118,15 @@ class MedusaHeads(nn.Module):
 
     def save(self, folder: Path) -> None:
         """Writes weights and config.json into `folder`. Raises CheckpointError on a full disk and such."""
-        tensors = {}
-        for layer in range(self.num_layers):
-            for head in range(self.num_heads):
-                tensors[f"{head}.{layer}.linear.weight"] = self.weight[layer, head]
-                tensors[f"{head}.{layer}.linear.bias"] = self.bias[layer, head, 0]
-        for head in range(self.num_heads if self.lm_heads is not None else 0):
-            assert self.lm_heads is not None
-            tensors[f"{head}.{self.num_layers}.weight"] = self.lm_heads[head]
+        tensors = self.tensors()
+        if self.vocabulary is not None:
+            tensors[TOKEN_MAP] = self.vocabulary.int()
         config = {
-            "version": "2" if self.lm_heads is None else "1",
+            "version": "1" if self.lm_head_size is not None else "2",
             "medusa_num_heads": self.num_heads,
             "medusa_num_layers": self.num_layers,
             "hidden_size": self.hidden_size,
+            "kind": self.kind,
             **self.config,
         }
         with writing(folder):
@@ -133,69 +134,3 @@ class MedusaHeads(nn.Module):
         on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
         write_whole(folder / WEIGHTS_FILE, safetensors.torch.save(on_cpu))
         write_whole(folder / CONFIG_FILE, (json.dumps(config, indent=1) + "\n").encode())
-
-    @classmethod
-    def load(cls, folder: Path) -> MedusaHeads:
-        """Reads heads from a folder; counts and shapes come from the tensors, not from config.json.
-
-        Raises CheckpointError naming the file and what is wrong with it.
-        """
-        file = folder / WEIGHTS_FILE
-        if not file.exists():
-            raise CheckpointError(f"There are no Medusa heads in {folder}: it has no {WEIGHTS_FILE}.")
-        try:
-            tensors = safetensors.torch.load_file(file)
-        except (safetensors.SafetensorError, OSError) as error:
-            raise CheckpointError(f"{file} is damaged ({error}); fetch or train the heads again.") from None
-        return cls(*_stack(tensors, file), config=_read_config(folder / CONFIG_FILE))
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{file} is not valid JSON ({error}); fetch or train the heads again."
-        ) from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} must hold a JSON object; fetch or train the heads again.")
-    return config
-
-
-def _stack(
-    tensors: dict[str, torch.Tensor], file: Path
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor | None]:
-    """Named tensors of one file -> weight (L, K, D, D), bias (L, K, 1, D), lm_heads (K, V, D) or None."""
-    blocks = {
-        (int(match[1]), int(match[2]))
-        for name in tensors
-        if (match := _BLOCK_KEY.fullmatch(name)) is not None
-    }
-    if not blocks:
-        raise CheckpointError(f"{file} holds no Medusa heads: no tensor is named like 0.0.linear.weight.")
-    num_heads, num_layers = max(h for h, _ in blocks) + 1, max(layer for _, layer in blocks) + 1
-    own_lm_heads = f"0.{num_layers}.weight" in tensors
-
-    def collect(pattern: str) -> torch.Tensor:
-        names = [pattern.format(head=head) for head in range(num_heads)]
-        missing = [name for name in names if name not in tensors]
-        if missing:
-            raise CheckpointError(f"{file} lacks the tensor {missing[0]}; fetch or train the heads again.")
-        shapes = {tensors[name].shape for name in names}
-        if len(shapes) > 1:
-            raise CheckpointError(f"{file} has heads of different shapes in {pattern.format(head='*')}.")
-        stacked = torch.stack([tensors[name] for name in names])
-        if not torch.isfinite(stacked).all():
-            raise CheckpointError(f"{file} holds values that are not numbers in {pattern.format(head='*')}.")
-        return stacked
-
-    layers = range(num_layers)
-    weight = torch.stack([collect(f"{{head}}.{layer}.linear.weight") for layer in layers])
-    bias = torch.stack([collect(f"{{head}}.{layer}.linear.bias") for layer in layers])
-    hidden_size = weight.shape[-1]
-    if weight.shape[2:] != (hidden_size, hidden_size) or bias.shape[2:] != (hidden_size,):
-        raise CheckpointError(f"{file} has residual blocks that are not square: {tuple(weight.shape[2:])}.")
-    lm_heads = collect(f"{{head}}.{num_layers}.weight") if own_lm_heads else None
-    return weight, bias[:, :, None], lm_heads

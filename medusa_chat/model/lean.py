@@ -21,6 +21,7 @@ stayed the same for 64 tokens, against 9 between bfloat16 and float32.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
 
@@ -31,7 +32,7 @@ from torch import nn
 from medusa_chat.model.attention import GROUPED_ATTENTION, KeyChunk, key_chunks, reproducible_attention
 from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
 from medusa_chat.model.cache import KVCache
-from medusa_chat.model.linear import Int8Linear, Linear, can_join, join, pack
+from medusa_chat.model.linear import Linear, can_join, draft_linear, join, pack
 
 # The others stretch with the length of the text.
 _FIXED_ROPE_TYPES = frozenset({"default", "linear", "llama3", "yarn"})
@@ -129,11 +130,7 @@ class LeanModel(BaseModel):
             self._layers.append(_Layer(decoder.layers.pop(0), self._shape))
         head = causal_lm.get_output_embeddings()
         self._packed_head = pack(head.weight.detach(), head.bias)
-        # A guess needs no precision, and half the bytes take half the time.
-        works = Int8Linear.works_here()
-        self._draft_head: Linear = (
-            Int8Linear.quantize(head.weight.detach(), head.bias) if works else self._packed_head
-        )
+        self._draft_heads: list[Linear] = []
         # Tied to the embedding, it is in memory twice: tokens can't be looked up in packed weights, and
         # multiplying by unpacked ones takes twice as long.
         self._tied = head.weight is decoder.embed_tokens.weight
@@ -142,7 +139,7 @@ class LeanModel(BaseModel):
 
     @property
     def num_bytes(self) -> int:
-        heads: set[Linear] = {self._packed_head, self._draft_head}
+        heads: set[Linear] = {self._packed_head, *self._draft_heads}
         return (
             super().num_bytes
             + sum(head.num_bytes for head in heads)
@@ -174,8 +171,12 @@ class LeanModel(BaseModel):
             layer(x, tree, turned_key, value, new_key_value)
         return self._norm(x, torch.empty_like(x, dtype=self.dtype))[None, :num_rows]
 
-    def draft_logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        return self._draft_head(hidden.to(self._draft_head.dtype)).to(self.dtype)
+    def draft_head(self, vocabulary: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
+        chosen = slice(None) if vocabulary is None else vocabulary
+        bias: torch.Tensor | None = self.causal_lm.get_output_embeddings().bias
+        head = draft_linear(self.lm_head_weight[chosen], None if bias is None else bias[chosen])
+        self._draft_heads.append(head)
+        return lambda hidden: head(hidden.to(head.dtype)).to(self.dtype)
 
     def _head_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         head = self._packed_head

@@ -4,18 +4,25 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
+
+HeadKind = Literal["block", "mlp", "path"]
 
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """num_tokens: positions of self-written dialogue (about two thirds of them answers). sequence_length and
+    """head_kind: of medusa_chat/model's heads. num_layers: blocks or gated layers. head_width: hidden units of a
+    layer, in hidden sizes (not of blocks, which are square). vocabulary_share: of the answers' tokens that
+    the heads' vocabulary must cover. num_tokens: positions of self-written dialogue (about two thirds of them answers). sequence_length and
     batch_size: of a training step, tokens and sequences. answer_temperature: of half the answers; the other
     half are greedy, as heads are used most.
     """
 
-    num_heads: int = 4
-    num_layers: int = 6
+    head_kind: HeadKind = "path"
+    num_heads: int = 5
+    num_layers: int = 2
+    head_width: float = 1.0
+    vocabulary_share: float = 0.99
     num_tokens: int = 4_000_000
     epochs: int = 5
     sequence_length: int = 640

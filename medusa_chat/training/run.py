@@ -13,7 +13,7 @@ from medusa_chat.engine.opening import OpenModel
 from medusa_chat.errors import MedusaError, OutOfMemory, UsageError
 from medusa_chat.files import writing
 from medusa_chat.model.base import BaseModel
-from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.training.accuracy import HeadAccuracy, measure_accuracy
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
 from medusa_chat.training.medusa1 import Medusa1Trainer, TrainingReport, has_targets
@@ -62,7 +62,7 @@ def _train(
     base = model.base
     training, held_out = _write_dialogues(model, recipe, work / "data", listener, prompts)
     torch.manual_seed(recipe.seed)
-    heads = MedusaHeads.fresh(recipe.num_heads, recipe.num_layers, base.hidden_size).to(base.device)
+    heads = BlockHeads.fresh(recipe.num_heads, recipe.num_layers, base.hidden_size).to(base.device)
     trainer = Medusa1Trainer(base, heads, training, recipe, work)
     trainer.run(listener.on_report)
     heads = heads.to(base.dtype).requires_grad_(False)

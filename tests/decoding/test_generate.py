@@ -11,6 +11,7 @@ from medusa_chat.decoding.draft import Candidates
 from medusa_chat.decoding.generate import Context, Step, generate
 from medusa_chat.decoding.planning import Plan
 from medusa_chat.model.base import BaseModel
+from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import SamplingOptions
 from tests.tiny import TableModel, random_heads, table_heads, tiny_llama
@@ -30,7 +31,7 @@ def wrong_heads(base: TableModel) -> MedusaHeads:
     """Heads whose best guess is never right: the token before, not the ones after."""
     guess = torch.roll(base.table, -2, dims=1)
     size = base.hidden_size
-    return MedusaHeads(torch.zeros(1, 3, size, size), torch.zeros(1, 3, 1, size), torch.stack([guess.T] * 3))
+    return BlockHeads(torch.zeros(1, 3, size, size), torch.zeros(1, 3, 1, size), torch.stack([guess.T] * 3))
 
 
 def run(
@@ -73,7 +74,7 @@ def test_sometimes_accept_on_a_real_transformer(tree: Plan) -> None:
     base = tiny_llama()
     plain = run(base, None, PLAIN)
     # Untrained heads share the LM head and start as the base itself: now and then right.
-    drafted = run(base, MedusaHeads.fresh(3, 1, base.hidden_size), tree)
+    drafted = run(base, BlockHeads.fresh(3, 1, base.hidden_size), tree)
     assert ids(drafted) == ids(plain)
     assert all(len(step.ids) == 1 for step in plain)
 

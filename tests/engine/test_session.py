@@ -14,7 +14,7 @@ from medusa_chat.engine import session as session_module
 from medusa_chat.engine.opening import open_heads, open_model
 from medusa_chat.engine.session import Session
 from medusa_chat.errors import HeadsMismatch, ModelNotFound, OutOfMemory, UnsupportedModel
-from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.prompt_file import read_prompt_file
 from medusa_chat.records import (
     Chunk,
@@ -181,7 +181,7 @@ def test_what_can_not_be_opened(default_model: Path, tmp_path: Path) -> None:
     if not torch.cuda.is_available():
         with pytest.raises(UnsupportedModel, match="No CUDA device"):
             opened(model=str(default_model), device="cuda")
-    MedusaHeads.fresh(2, 1, 64).save(tmp_path)
+    BlockHeads.fresh(2, 1, 64).save(tmp_path)
     with pytest.raises(HeadsMismatch, match=r"hidden size of 64, but .* has 576"):
         opened(model=str(default_model), heads=str(tmp_path))
 

@@ -15,8 +15,8 @@ from medusa_chat.decoding.generate import generate, new_context
 from medusa_chat.decoding.planning import dynamic_candidates, fixed_plan, plain_plan
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import BaseModel
+from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.fastest import fastest
-from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import load_base_model
 from medusa_chat.records import Quantization, SamplingOptions
 
@@ -94,7 +94,7 @@ def test_drafts_change_no_token(tmp_path: Any, quantization: Quantization, optio
     """Plain, in graphs with trees of several sizes, and without graphs: one and the same reply."""
     base = opened(saved(tmp_path, LlamaConfig(**SIZES)), quantization)
     size = base.hidden_size
-    heads = MedusaHeads(
+    heads = BlockHeads(
         torch.randn(1, 3, size, size) * 0.01, torch.zeros(1, 3, 1, size), torch.randn(3, 3000, size) * 0.06
     )
     fused, heads = fastest(base, heads.to(CUDA, torch.bfloat16).requires_grad_(False))

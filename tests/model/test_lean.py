@@ -109,7 +109,9 @@ def test_drafts_get_nearly_the_models_logits() -> None:
     ours = lean(random_model(FAMILIES["llama"]))
     hidden = torch.randn(4, ours.hidden_size, generator=torch.Generator().manual_seed(0))
     expected = ours.logits(hidden)
-    assert (ours.draft_logits(hidden) - expected).std() < 0.03 * expected.std()
+    assert (ours.draft_head(None)(hidden) - expected).std() < 0.03 * expected.std()
+    some = torch.tensor([3, 1, 4, 15])
+    assert (ours.draft_head(some)(hidden) - expected[:, some]).std() < 0.03 * expected.std()
 
 
 def test_others_stay_as_they_are() -> None:

@@ -5,8 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
+from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.cache import KVCache
-from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.training import accuracy
 from medusa_chat.training.accuracy import measure_accuracy
 from medusa_chat.training.dialogues import Dialogues
@@ -25,7 +25,7 @@ class Echo(TableModel):
         return super().forward(ids.long(), cache)
 
 
-class GuessingHeads(MedusaHeads):
+class GuessingHeads(BlockHeads):
     """Heads that guess, from best to worst, what `guesses[head][token]` says, whatever the base knows."""
 
     def __init__(self, guesses: list[dict[int, list[int]]]) -> None:

@@ -14,6 +14,7 @@ import torch
 from medusa_chat import files
 from medusa_chat.errors import CheckpointError, MedusaError, UsageError
 from medusa_chat.model.base import BaseModel
+from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.training import medusa1
 from medusa_chat.training.accuracy import measure_accuracy
@@ -35,7 +36,7 @@ def trainer(
     folder: Path, recipe: Recipe = RECIPE, dialogues: Dialogues | None = None, base: BaseModel | None = None
 ) -> tuple[Medusa1Trainer, MedusaHeads]:
     """25 steps by default."""
-    heads = MedusaHeads.fresh(recipe.num_heads, recipe.num_layers, 32)
+    heads = BlockHeads.fresh(recipe.num_heads, recipe.num_layers, 32)
     data = periodic_dialogues(20, 24, PERIOD) if dialogues is None else dialogues
     folder.mkdir(exist_ok=True)
     return Medusa1Trainer(base or tiny_llama(), heads, data, recipe, folder), heads

@@ -13,6 +13,7 @@ import torch
 from medusa_chat.engine.opening import OpenModel, open_heads
 from medusa_chat.engine.session import Session
 from medusa_chat.errors import CheckpointError, HeadsMismatch, MedusaError, OutOfMemory, UsageError
+from medusa_chat.model.head_files import load_heads
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import Chunk, Message, SamplingOptions
 from medusa_chat.training import medusa1
@@ -97,7 +98,7 @@ def test_interrupted_anywhere_it_ends_at_the_same_heads(
     train(tmp_path / "interrupted")
     train(tmp_path / "straight")
     resumed, straight = (
-        MedusaHeads.load(tmp_path / name / "heads").state_dict() for name in ("interrupted", "straight")
+        load_heads(tmp_path / name / "heads").state_dict() for name in ("interrupted", "straight")
     )
     assert all(torch.equal(resumed[name], straight[name]) for name in straight)
     assert any(tensor.abs().sum() > 0 for tensor in straight.values())
@@ -148,7 +149,7 @@ def test_a_disk_full_at_the_end_is_one_sentence(tmp_path: Path, monkeypatch: pyt
     )
     monkeypatch.undo()
     train(tmp_path, listener=Listener(lambda *_: None, lambda report: pytest.fail("trained again")))
-    assert MedusaHeads.load(tmp_path / "heads").num_heads == 2
+    assert load_heads(tmp_path / "heads").num_heads == 2
 
 
 def test_where_the_heads_go_is_tried_before_the_work(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from medusa_chat import cli, paths
-from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.head_files import load_heads
 from medusa_chat.training import medusa1, run
 from medusa_chat.training.dialogues import DialogueWriter
 from tests.training.chatty import save_chatty_model
@@ -52,7 +52,7 @@ def test_it_trains_reports_and_says_how_to_chat(chatty: Path, capsys: pytest.Cap
     assert "step 2/2 loss " in err
     recipe = json.loads((folder / "config.json").read_text())["recipe"]
     assert (recipe["num_tokens"], recipe["epochs"], recipe["batch_size"]) == (1600, 1, 8)
-    assert MedusaHeads.load(folder).num_heads == 4
+    assert load_heads(folder).num_heads == 4
 
 
 def test_prompts_are_used_and_broken_lines_named(
