@@ -15,7 +15,8 @@ from medusa_chat.bench.shapes import Shape
 from medusa_chat.bench.timing import copy_bandwidth
 from medusa_chat.decoding.generate import Context, generate, new_context
 from medusa_chat.decoding.lookup import MAX_CHAIN
-from medusa_chat.decoding.planning import dynamic_candidates, fixed_plan
+from medusa_chat.decoding.planning import fixed_plan
+from medusa_chat.decoding.proposing import dynamic_candidates
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
@@ -93,7 +94,7 @@ def step_seconds(
 
     The context keeps its rows, so that only the first call with it runs the prompt.
     """
-    plan = fixed_plan(dynamic_candidates(heads.num_heads, base.device), num_nodes)
+    plan = fixed_plan(dynamic_candidates(heads, base.device), num_nodes)
     options = SamplingOptions(temperature=0.0)
     prompt_ids = _prompt_ids(base, num_context)
     steps = generate(base, heads, context, prompt_ids, lambda: options, lambda _: plan)

@@ -127,7 +127,7 @@ def draft_static(candidates: Candidates, root: torch.Tensor, ranked_ids: torch.T
     """
     ids = torch.cat([_used(ranked_ids, candidates), root.view(1)])[candidates.sources]
     parents = torch.where(candidates.depths > 0, candidates.parents, -1)
-    return _draft(ids, parents, candidates.depths, candidates.ancestors)
+    return make_draft(ids, parents, candidates.depths, candidates.ancestors)
 
 
 def pool_candidates(
@@ -149,27 +149,47 @@ def pool_candidates(
     tokens = [_used(ranked_ids, candidates), root.view(1)]
     if chain is not None:
         spine = _spine(ranked_ids, candidates, chain)
-        joint = joint.index_fill(0, candidates.chain, -torch.inf)
-        joint = joint.scatter(0, spine[1:], torch.maximum(joint[spine[1:]], chain.log_probs))
-        parents = parents.scatter(0, candidates.chain, spine[:-1])
-        depths = torch.arange(spine.shape[0], device=spine.device)  # (W,)
-        lines = torch.where(depths < depths[1:, None], spine, candidates.chain[:, None])  # (L, W)
-        ancestors = ancestors.index_copy(0, candidates.chain, lines)
+        joint, parents, ancestors = join_chain(joint, parents, ancestors, spine, candidates.chain, chain)
         tokens.append(chain.ids)
+    return make_pool(joint, torch.cat(tokens)[candidates.sources], parents, ancestors)
+
+
+def join_chain(
+    joint: torch.Tensor,
+    parents: torch.Tensor,
+    ancestors: torch.Tensor,
+    spine: torch.Tensor,
+    nodes: torch.Tensor,
+    chain: Chain,
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Log-probabilities, parents (C,) and ancestors (C, W) with the chain hung among the other candidates.
+
+    spine (W,): the nodes that hold the chain's tokens, after the root. nodes (L,): the chain's own.
+    """
+    joint = joint.index_fill(0, nodes, -torch.inf)
+    joint = joint.scatter(0, spine[1:], torch.maximum(joint[spine[1:]], chain.log_probs))
+    parents = parents.scatter(0, nodes, spine[:-1])
+    depths = torch.arange(spine.shape[0], device=spine.device)  # (W,)
+    lines = torch.where(depths < depths[1:, None], spine, nodes[:, None])  # (L, W)
+    return joint, parents, ancestors.index_copy(0, nodes, lines)
+
+
+def make_pool(joint: torch.Tensor, ids: torch.Tensor, parents: torch.Tensor, ancestors: torch.Tensor) -> Pool:
+    """joint (C,): each candidate's log-probability, its path's included; the rest as in Pool."""
     # No child is likelier than its parent, and equals keep their order: every parent comes before its child.
     joint, order = joint.sort(descending=True, stable=True)
-    return Pool(order, joint.exp().cumsum(0), torch.cat(tokens)[candidates.sources], parents, ancestors)
+    return Pool(order, joint.exp().cumsum(0), ids, parents, ancestors)
 
 
-def draft_best(pool: Pool, candidates: Candidates, num_nodes: int) -> Draft:
-    """The first num_nodes of the pool."""
+def draft_best(pool: Pool, depths: torch.Tensor, num_nodes: int) -> Draft:
+    """The first num_nodes of the pool. depths (C,): of its candidates."""
     chosen = pool.order[:num_nodes].sort().values  # (N,) in order of depth again
-    node_of = chosen.new_full((len(candidates) + 1,), -1)
+    node_of = chosen.new_full((len(depths) + 1,), -1)
     node_of = node_of.scatter(0, chosen, torch.arange(num_nodes, device=chosen.device))
-    return _draft(
+    return make_draft(
         pool.ids[chosen],
         node_of[pool.parents[chosen]],
-        candidates.depths[chosen],
+        depths[chosen],
         node_of[pool.ancestors[chosen]],
     )
 
@@ -194,7 +214,8 @@ def _used(ranked: torch.Tensor, candidates: Candidates) -> torch.Tensor:
     return ranked[: candidates.num_heads, : candidates.num_ranks].flatten()
 
 
-def _draft(ids: torch.Tensor, parents: torch.Tensor, depths: torch.Tensor, paths: torch.Tensor) -> Draft:
+def make_draft(ids: torch.Tensor, parents: torch.Tensor, depths: torch.Tensor, paths: torch.Tensor) -> Draft:
+    """Nodes in order of depth, as Draft holds them; what each sees follows from its path."""
     visible = torch.zeros(ids.shape[0], ids.shape[0], dtype=torch.bool, device=ids.device)
     visible = visible.scatter(1, paths, torch.ones_like(paths, dtype=torch.bool))
     return Draft(ids, parents, depths, visible, paths)

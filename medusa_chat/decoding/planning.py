@@ -4,20 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import partial
 
 import torch
 
-from medusa_chat.decoding.draft import (
-    Candidates,
-    Draft,
-    Pool,
-    draft_best,
-    draft_static,
-    pool_candidates,
-    rank_guesses,
-)
-from medusa_chat.decoding.lookup import MAX_CHAIN, look_up
-from medusa_chat.decoding.tree import published_paths
+from medusa_chat.decoding.draft import Candidates, Draft, Pool, draft_best, rank_guesses
+from medusa_chat.decoding.growth import Growth
+from medusa_chat.decoding.lookup import look_up
+from medusa_chat.decoding.proposing import propose_pool, propose_static
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 
@@ -108,20 +102,15 @@ class Plan:
     that from the pool; None: all candidates, a static tree. Of one candidate, the root, it is plain decoding.
     """
 
-    candidates: Candidates
+    candidates: Candidates | Growth
     size: int | Callable[[Pool], int] | None = None
-
-
-def dynamic_candidates(num_heads: int, device: torch.device | str = "cpu") -> Candidates:
-    """All that a dynamic draft chooses among: paths that may be worth a node with any heads, and a chain."""
-    return Candidates(published_paths(num_heads), device, chain_length=MAX_CHAIN)
 
 
 def plain_plan(device: torch.device | str = "cpu") -> Plan:
     return Plan(Candidates([], device))
 
 
-def fixed_plan(candidates: Candidates, num_nodes: int) -> Plan:
+def fixed_plan(candidates: Candidates | Growth, num_nodes: int) -> Plan:
     """At each step the num_nodes likeliest candidates, or all; of one node, plain decoding."""
     if num_nodes == 1:
         return plain_plan(candidates.depths.device)
@@ -138,13 +127,13 @@ def propose(
     """hidden (1, D): of the last token before the root. text (T + 1,) int64: the conversation, the root its
     last token. Returns the draft and the tokens to expect of it, if the plan can tell.
     """
-    candidates = plan.candidates
-    ids, log_probs = text.new_empty(0, 0), torch.empty(0, 0, device=text.device)  # (K, R)
-    if heads is not None and candidates.num_heads > 0:
-        ids, log_probs = rank_guesses(heads.logits(hidden, base), candidates.num_ranks)
+    candidates, root = plan.candidates, text[-1]
     if plan.size is None:
-        return draft_static(candidates, text[-1], ids), None
-    chain = look_up(text, torch.tensor(len(text), device=text.device))
-    pool = pool_candidates(text[-1], ids, log_probs, candidates, chain)
+        assert isinstance(candidates, Candidates)
+        return propose_static(candidates, base, heads, hidden, root, rank_guesses), None
+    chain = None
+    if len(candidates.chain) > 0:
+        chain = partial(look_up, text, torch.tensor(len(text), device=text.device))
+    pool = propose_pool(candidates, base, heads, hidden, root, chain, rank_guesses)
     num_nodes = plan.size if isinstance(plan.size, int) else plan.size(pool)
-    return draft_best(pool, candidates, num_nodes), float(pool.expected[num_nodes - 1])
+    return draft_best(pool, candidates.depths, num_nodes), float(pool.expected[num_nodes - 1])

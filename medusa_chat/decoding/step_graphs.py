@@ -16,10 +16,11 @@ from dataclasses import dataclass
 import torch
 
 from medusa_chat.decoding.acceptance import accept_on_device
-from medusa_chat.decoding.draft import Candidates, Draft, draft_best, draft_static, pool_candidates
+from medusa_chat.decoding.draft import Candidates, Draft, draft_best
 from medusa_chat.decoding.generate import Context, Step
-from medusa_chat.decoding.lookup import look_up
+from medusa_chat.decoding.lookup import Chain, look_up
 from medusa_chat.decoding.planning import TREE_SIZES, Plan, plain_plan
+from medusa_chat.decoding.proposing import propose_pool, propose_static
 from medusa_chat.kernels.attention import MAX_DEPTH, Placement, runs_reached
 from medusa_chat.kernels.beside import beside, rejoin
 from medusa_chat.kernels.choice import choose_rows, rank_guesses
@@ -184,23 +185,22 @@ class StepGraphs:
         candidates = plan.candidates
         root = self._root[0]
         if plan.size is None:
-            return draft_static(candidates, root, self._guesses(candidates)[0]), self._options[:0]
-        with beside(root.device):
-            chain = look_up(self._text[:num_places], self._length[0].long() + 1)
-        ids, log_probs = self._guesses(candidates)
-        rejoin(root.device)
-        pool = pool_candidates(root, ids, log_probs, candidates, chain)
+            assert isinstance(candidates, Candidates)
+            draft = propose_static(candidates, self._base, self._heads, self._hidden, root, rank_guesses)
+            return draft, self._options[:0]
+        chain: Callable[[], Chain] | None = None
+        if len(candidates.chain) > 0:
+            with beside(root.device):
+                found = look_up(self._text[:num_places], self._length[0].long() + 1)
+
+            def chain() -> Chain:
+                rejoin(root.device)
+                return found
+
+        pool = propose_pool(candidates, self._base, self._heads, self._hidden, root, chain, rank_guesses)
         num_nodes = _num_nodes(plan)
         hopes = [pool.expected[min(size, len(candidates)) - 1] for size in (*TREE_SIZES, num_nodes)]
-        return draft_best(pool, candidates, num_nodes), torch.stack(hopes)
-
-    def _guesses(self, candidates: Candidates) -> tuple[torch.Tensor, torch.Tensor]:
-        """Each head's best guesses: ids and log-probabilities (K, R)."""
-        if self._heads is None or candidates.num_heads == 0:
-            nothing = torch.empty(0, 0, device=self._root.device)
-            return nothing.long(), nothing
-        logits = self._heads.logits(self._hidden, self._base)[: candidates.num_heads]
-        return rank_guesses(logits.float(), candidates.num_ranks)
+        return draft_best(pool, candidates.depths, num_nodes), torch.stack(hopes)
 
 
 def _num_nodes(plan: Plan) -> int:

@@ -9,15 +9,15 @@ from typing import Any
 
 import torch
 
-from medusa_chat.decoding.draft import Candidates, Pool
+from medusa_chat.decoding.draft import Pool
 from medusa_chat.decoding.generate import Step, generate, new_context
 from medusa_chat.decoding.planning import (
     Plan,
     SizeChooser,
-    dynamic_candidates,
     fixed_plan,
     plain_plan,
 )
+from medusa_chat.decoding.proposing import dynamic_candidates, static_candidates
 from medusa_chat.decoding.tree import Tree, best_tree, expected_tokens, published_paths
 from medusa_chat.decoding.tuning import choose_tree_size, measure_sizes, measure_step
 from medusa_chat.engine.opening import OnProgress, OpenModel, open_heads, open_model
@@ -62,10 +62,9 @@ class Session:
         self._path_probability = (
             {} if heads is None else heads.calibration or published_paths(heads.num_heads)
         )
-        num_heads = 0 if heads is None else heads.num_heads
         self._plain = plain_plan(base.device)
-        self._candidates = dynamic_candidates(num_heads, base.device)
-        self._headless = dynamic_candidates(0, base.device)
+        self._candidates = dynamic_candidates(heads, base.device)
+        self._headless = dynamic_candidates(None, base.device)
         self._tree = cache(self._best_tree)
         self._static_plan = cache(self._best_plan)
         self._fixed_plan = cache(partial(fixed_plan, self._candidates))
@@ -76,7 +75,7 @@ class Session:
         expected = {
             size: expected_tokens(self._tree(size), self._path_probability) for size in self._step_seconds
         }
-        self._tree_size = choose_tree_size(self._step_seconds, expected) if num_heads else 1
+        self._tree_size = choose_tree_size(self._step_seconds, expected) if heads is not None else 1
         self._chooser = SizeChooser(expected)
 
     @property
@@ -176,7 +175,8 @@ class Session:
         return self._chooser.choose({size: expected[size - 1] for size in seconds}, seconds)
 
     def _best_plan(self, num_nodes: int) -> Plan:
-        return Plan(Candidates(self._tree(num_nodes).paths, self._base.device))
+        paths = self._tree(num_nodes).paths
+        return Plan(static_candidates(self._heads, paths, self._base.device))
 
     def _best_tree(self, num_nodes: int) -> Tree:
         return best_tree(self._path_probability, num_nodes)

@@ -87,6 +87,10 @@ class MedusaHeads(nn.Module):
         stored = self.config.get("path_probability", {})
         return {tuple(map(int, path.split())): float(probability) for path, probability in stored.items()}
 
+    def tokens(self, ids: torch.Tensor) -> torch.Tensor:
+        """Numbers among the V' tokens that are guessed among -> the tokens."""
+        return ids if self.vocabulary is None else self.vocabulary[ids]
+
     def shared_logits(self, rows: torch.Tensor, base: BaseModel) -> torch.Tensor:
         """States (n, D) -> logits (n, V') by the base's LM head."""
         if self._draft_head is None or self._shared_with is not base:

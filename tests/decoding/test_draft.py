@@ -37,7 +37,7 @@ def draft_dynamic(
     chain: Chain | None = None,
 ) -> Draft:
     """The num_nodes candidates of highest joint probability, as a step takes them from its pool."""
-    return draft_best(pool_candidates(root, ids, log_probs, candidates, chain), candidates, num_nodes)
+    return draft_best(pool_candidates(root, ids, log_probs, candidates, chain), candidates.depths, num_nodes)
 
 
 def test_a_static_draft_takes_each_heads_guesses_in_order() -> None:
@@ -155,7 +155,7 @@ def test_a_chain_joins_where_it_is_likelier_and_no_text_is_drafted_twice(num_nod
         falling = torch.rand(5, generator=generator).cumprod(0).log()
         chain = Chain(torch.randint(6, (5,), generator=generator), falling)
         pool = pool_candidates(ROOT, ids, log_probs, candidates, chain)
-        draft = draft_best(pool, candidates, num_nodes)
+        draft = draft_best(pool, candidates.depths, num_nodes)
         expected, tokens = brute_force_with_chain(ids, log_probs, paths, chain, num_nodes)
 
         texts = [tuple(draft.ids[line].tolist()) for line in lines(draft.parents.tolist())]

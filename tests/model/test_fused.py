@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 pytest.importorskip("triton")
 
 from medusa_chat.decoding.generate import generate, new_context
-from medusa_chat.decoding.planning import dynamic_candidates, fixed_plan, plain_plan
+from medusa_chat.decoding.planning import fixed_plan, plain_plan
+from medusa_chat.decoding.proposing import dynamic_candidates
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.block_heads import BlockHeads
@@ -98,7 +99,7 @@ def test_drafts_change_no_token(tmp_path: Any, quantization: Quantization, optio
         torch.randn(1, 3, size, size) * 0.01, torch.zeros(1, 3, 1, size), torch.randn(3, 3000, size) * 0.06
     )
     fused, heads = fastest(base, heads.to(CUDA, torch.bfloat16).requires_grad_(False))
-    candidates = dynamic_candidates(3, CUDA)
+    candidates = dynamic_candidates(heads, CUDA)
     prompt = [(i * 7919) % 3000 for i in range(700)]
 
     def reply(num_nodes: int, in_graphs: bool) -> list[int]:
