@@ -18,8 +18,10 @@ from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.fastest import fastest
+from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import load_base_model
 from medusa_chat.records import Quantization, SamplingOptions
+from tests.tiny import random_path_heads
 
 pytestmark = [
     pytest.mark.gpu,
@@ -91,13 +93,17 @@ def test_a_row_has_the_same_bits_alone_and_in_a_prompt(tmp_path: Any, quantizati
         SamplingOptions(temperature=0.8, top_p=0.9, top_k=50, min_p=0.01, max_tokens=200),
     ],
 )
-def test_drafts_change_no_token(tmp_path: Any, quantization: Quantization, options: SamplingOptions) -> None:
+@pytest.mark.parametrize("kind", ["block", "path"])
+def test_drafts_change_no_token(
+    tmp_path: Any, quantization: Quantization, options: SamplingOptions, kind: str
+) -> None:
     """Plain, in graphs with trees of several sizes, and without graphs: one and the same reply."""
     base = opened(saved(tmp_path, LlamaConfig(**SIZES)), quantization)
     size = base.hidden_size
-    heads = BlockHeads(
-        torch.randn(1, 3, size, size) * 0.01, torch.zeros(1, 3, 1, size), torch.randn(3, 3000, size) * 0.06
-    )
+    heads: MedusaHeads = random_path_heads(base, 3, torch.arange(0, 3000, 2, device=CUDA))
+    if kind == "block":
+        own = torch.randn(3, 3000, size) * 0.06
+        heads = BlockHeads(torch.randn(1, 3, size, size) * 0.01, torch.zeros(1, 3, 1, size), own)
     fused, heads = fastest(base, heads.to(CUDA, torch.bfloat16).requires_grad_(False))
     candidates = dynamic_candidates(heads, CUDA)
     prompt = [(i * 7919) % 3000 for i in range(700)]
