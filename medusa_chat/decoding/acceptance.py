@@ -62,7 +62,7 @@ def accept_on_device(
     """
     is_right = draft.ids == chosen[draft.parents.clamp(min=0)]  # (N,)
     is_right = is_right | (draft.depths == 0)
-    is_kept = (is_right | ~draft.visible).all(1)  # itself and all its ancestors
+    is_kept = is_right[draft.paths].all(1)  # itself and all its ancestors
     last = torch.where(is_kept, draft.depths, -1).argmax(0, keepdim=True)  # (1,): a () index would wait
     path = draft.paths[last][0]
     # What was chosen after each node kept is the next node's token, or the next root.

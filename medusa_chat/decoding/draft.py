@@ -22,6 +22,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Protocol
 
 import torch
 
@@ -34,31 +35,60 @@ from medusa_chat.decoding.tree import NodePath, Tree
 class Draft:
     """N nodes in order of depth, node 0 the root; W = 1 + the largest depth there can be.
 
-    ids (N,) int64: tokens. parents (N,) int64: -1 for the root. depths (N,) int64. visible (N, N) bool: a
-    node sees its ancestors and itself. paths (N, W) int64: each node's ancestor at each depth, and the node
-    itself from its own depth on. Siblings may hold the same token.
+    ids (N,) int64: tokens. parents (N,) int64: -1 for the root. depths (N,) int64. paths (N, W) int64: each
+    node's ancestor at each depth, and the node itself from its own depth on. Siblings may hold one token.
     """
 
     ids: torch.Tensor
     parents: torch.Tensor
     depths: torch.Tensor
-    visible: torch.Tensor
     paths: torch.Tensor
 
     def __len__(self) -> int:
         return self.ids.shape[0]
 
+    @property
+    def visible(self) -> torch.Tensor:
+        """(N, N) bool: a node sees its ancestors and itself."""
+        visible = torch.zeros(len(self), len(self), dtype=torch.bool, device=self.ids.device)
+        return visible.scatter(1, self.paths, torch.ones_like(self.paths, dtype=torch.bool))
+
+
+class Frame(Protocol):
+    """What is fixed of the C nodes that a draft chooses from, in order of depth.
+
+    num_heads: K. max_depth: W - 1. depths (C,) int64. chain (L,) int64: nodes below the root for tokens that
+    come from elsewhere, each the last of its depth.
+    """
+
+    num_heads: int
+    max_depth: int
+    depths: torch.Tensor
+    chain: torch.Tensor
+
+    def __len__(self) -> int: ...
+
+
+@dataclass(frozen=True, slots=True)
+class Weighed:
+    """What the heads make of a frame's nodes.
+
+    joint (C,) float32: log-probability of a node's whole path, -inf on the chain. ids (C,) int64. parents
+    (C,) int64: C for the root and the chain. ancestors (C, W) int64: as Draft.paths; nothing on the chain.
+    """
+
+    joint: torch.Tensor
+    ids: torch.Tensor
+    parents: torch.Tensor
+    ancestors: torch.Tensor
+
 
 class Candidates:
-    """C nodes among which a draft chooses, as the tables that it reads them from; in order of depth.
+    """The frame of paths of guesses by heads that don't see them, as the tables that they are weighed by.
 
-    Paths of the heads' guesses, and a chain of L nodes below the root for tokens that come from elsewhere.
-
-    parents (C,) int64: C for the root. depths (C,) int64. ancestors (C, W) int64: as Draft.paths.
-    guesses (C, K) int64: which of the heads' K · R guesses stand on the node's path, K · R beyond its depth.
-    sources (C,) int64: where each node's token is found behind one another: the guesses, the root, the chain.
-    chain (L,) int64: the chain's nodes. How a node of the chain hangs together with others is decided at each
-    step: its entries in parents and ancestors are of no account.
+    parents, ancestors: as in Weighed. guesses (C, K) int64: which of the heads' K · R guesses stand on the
+    node's path, K · R beyond its depth. sources (C,) int64: which of them is the node's token; K · R for the
+    root, and for the chain, whose tokens are not known yet.
     """
 
     def __init__(
@@ -84,7 +114,7 @@ class Candidates:
             parents.append(line[-2] if len(line) > 1 else len(nodes))
             ancestors.append([*line, *[line[-1]] * (self.max_depth + 1 - len(line))])
             guesses.append([*row, *[end] * (self.num_heads - len(row))])
-            sources.append(row[-1] if row else end + (depth if path is None else 0))
+            sources.append(row[-1] if row else end)
 
         def table(rows: object) -> torch.Tensor:
             return torch.tensor(rows, dtype=torch.long, device=device)
@@ -105,7 +135,7 @@ class Pool:
     """One step's candidates, best first: the first n of them are the best draft of n nodes.
 
     order (C,) int64: their numbers among the candidates. expected (C,) float32: tokens to expect of a step
-    that drafts the first 1, 2, … of them. ids, parents (C,), ancestors (C, W): as in Candidates.
+    that drafts the first 1, 2, … of them. ids, parents (C,), ancestors (C, W): as in Weighed.
     """
 
     order: torch.Tensor
@@ -127,95 +157,66 @@ def draft_static(candidates: Candidates, root: torch.Tensor, ranked_ids: torch.T
     """
     ids = torch.cat([_used(ranked_ids, candidates), root.view(1)])[candidates.sources]
     parents = torch.where(candidates.depths > 0, candidates.parents, -1)
-    return make_draft(ids, parents, candidates.depths, candidates.ancestors)
+    return Draft(ids, parents, candidates.depths, candidates.ancestors)
 
 
-def pool_candidates(
-    root: torch.Tensor,
-    ranked_ids: torch.Tensor,
-    ranked_log_probs: torch.Tensor,
-    candidates: Candidates,
-    chain: Chain | None = None,
-) -> Pool:
-    """Weighs the candidates. root () int64: the token already decided; ranked_ids and ranked_log_probs
-    (K, R): each head's guesses, best first; chain: if the candidates have one, its L tokens.
+def weigh(
+    candidates: Candidates, root: torch.Tensor, ranked_ids: torch.Tensor, ranked_log_probs: torch.Tensor
+) -> Weighed:
+    """root () int64: the token already decided; ranked_ids and ranked_log_probs (K, R): each head's guesses,
+    best first.
     """
     log_probs = torch.cat([_used(ranked_log_probs, candidates), ranked_log_probs.new_zeros(1)])
     # Added up from the root on, so that rounding too leaves no child likelier than its parent.
     joint = log_probs.new_zeros(len(candidates))
     for head in range(candidates.num_heads):
         joint = joint + log_probs[candidates.guesses[:, head]]  # (C,)
-    parents, ancestors = candidates.parents, candidates.ancestors
-    tokens = [_used(ranked_ids, candidates), root.view(1)]
+    ids = torch.cat([_used(ranked_ids, candidates), root.view(1)])[candidates.sources]
+    joint = joint.index_fill(0, candidates.chain, -torch.inf)
+    return Weighed(joint, ids, candidates.parents, candidates.ancestors)
+
+
+def make_pool(frame: Frame, weighed: Weighed, chain: Chain | None) -> Pool:
+    """chain: if the frame has one, its L tokens, which join where they are likelier than the heads say."""
+    joint, ids, parents, ancestors = weighed.joint, weighed.ids, weighed.parents, weighed.ancestors
     if chain is not None:
-        spine = _spine(ranked_ids, candidates, chain)
-        joint, parents, ancestors = join_chain(joint, parents, ancestors, spine, candidates.chain, chain)
-        tokens.append(chain.ids)
-    return make_pool(joint, torch.cat(tokens)[candidates.sources], parents, ancestors)
-
-
-def join_chain(
-    joint: torch.Tensor,
-    parents: torch.Tensor,
-    ancestors: torch.Tensor,
-    spine: torch.Tensor,
-    nodes: torch.Tensor,
-    chain: Chain,
-) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Log-probabilities, parents (C,) and ancestors (C, W) with the chain hung among the other candidates.
-
-    spine (W,): the nodes that hold the chain's tokens, after the root. nodes (L,): the chain's own.
-    """
-    joint = joint.index_fill(0, nodes, -torch.inf)
-    joint = joint.scatter(0, spine[1:], torch.maximum(joint[spine[1:]], chain.log_probs))
-    parents = parents.scatter(0, nodes, spine[:-1])
-    depths = torch.arange(spine.shape[0], device=spine.device)  # (W,)
-    lines = torch.where(depths < depths[1:, None], spine, nodes[:, None])  # (L, W)
-    return joint, parents, ancestors.index_copy(0, nodes, lines)
-
-
-def make_pool(joint: torch.Tensor, ids: torch.Tensor, parents: torch.Tensor, ancestors: torch.Tensor) -> Pool:
-    """joint (C,): each candidate's log-probability, its path's included; the rest as in Pool."""
+        nodes = frame.chain
+        spine = _spine(frame, weighed, chain)  # (W,)
+        joint = joint.scatter(0, spine[1:], torch.maximum(joint[spine[1:]], chain.log_probs))
+        ids = ids.scatter(0, nodes, chain.ids)
+        parents = parents.scatter(0, nodes, spine[:-1])
+        depths = torch.arange(spine.shape[0], device=spine.device)  # (W,)
+        lines = torch.where(depths < depths[1:, None], spine, nodes[:, None])  # (L, W)
+        ancestors = ancestors.index_copy(0, nodes, lines)
     # No child is likelier than its parent, and equals keep their order: every parent comes before its child.
     joint, order = joint.sort(descending=True, stable=True)
     return Pool(order, joint.exp().cumsum(0), ids, parents, ancestors)
 
 
-def draft_best(pool: Pool, depths: torch.Tensor, num_nodes: int) -> Draft:
-    """The first num_nodes of the pool. depths (C,): of its candidates."""
+def draft_best(pool: Pool, frame: Frame, num_nodes: int) -> Draft:
+    """The first num_nodes of the pool."""
     chosen = pool.order[:num_nodes].sort().values  # (N,) in order of depth again
-    node_of = chosen.new_full((len(depths) + 1,), -1)
+    node_of = chosen.new_full((len(frame) + 1,), -1)
     node_of = node_of.scatter(0, chosen, torch.arange(num_nodes, device=chosen.device))
-    return make_draft(
+    return Draft(
         pool.ids[chosen],
         node_of[pool.parents[chosen]],
-        depths[chosen],
+        frame.depths[chosen],
         node_of[pool.ancestors[chosen]],
     )
 
 
-def _spine(ranked_ids: torch.Tensor, candidates: Candidates, chain: Chain) -> torch.Tensor:
+def _spine(frame: Frame, weighed: Weighed, chain: Chain) -> torch.Tensor:
     """(W,) the nodes that hold the chain's tokens, after the root: as long as the heads guess the same, a
     path of theirs, so that no two nodes hold the same text; then the chain's own.
     """
-    guesses = ranked_ids[: candidates.num_heads, : candidates.num_ranks]
-    is_same = guesses == chain.ids[: candidates.num_heads, None]
-    is_same = torch.cat([is_same.flatten(), is_same.new_ones(1)])
-    nodes = torch.arange(len(candidates), device=ranked_ids.device)
-    on_spine = is_same[candidates.guesses].all(-1).index_fill(0, candidates.chain, False)  # (C,)
-    # One more place behind the last takes all that aren't on it.
-    spine = torch.cat([candidates.chain.new_zeros(1), candidates.chain, candidates.chain.new_zeros(1)])
-    spine = spine.scatter(0, torch.where(on_spine, candidates.depths, candidates.max_depth + 1), nodes)
-    return spine[:-1]
+    spine = [frame.chain.new_zeros(())]
+    for depth in range(frame.num_heads):
+        same = (weighed.parents == spine[-1]) & (weighed.ids == chain.ids[depth])  # (C,)
+        spine.append(torch.where(same.any(), same.int().argmax(), frame.chain[depth]))
+    return torch.cat([torch.stack(spine), frame.chain[frame.num_heads :]])
 
 
 def _used(ranked: torch.Tensor, candidates: Candidates) -> torch.Tensor:
     """Of (K, R) or more guesses those that the candidates' tables count: (K · R,)."""
     return ranked[: candidates.num_heads, : candidates.num_ranks].flatten()
-
-
-def make_draft(ids: torch.Tensor, parents: torch.Tensor, depths: torch.Tensor, paths: torch.Tensor) -> Draft:
-    """Nodes in order of depth, as Draft holds them; what each sees follows from its path."""
-    visible = torch.zeros(ids.shape[0], ids.shape[0], dtype=torch.bool, device=ids.device)
-    visible = visible.scatter(1, paths, torch.ones_like(paths, dtype=torch.bool))
-    return Draft(ids, parents, depths, visible, paths)

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from functools import partial
 
 import torch
 
-from medusa_chat.decoding.draft import Candidates, Draft, Pool, draft_best, rank_guesses
+from medusa_chat.decoding import proposing
+from medusa_chat.decoding.draft import Candidates, Draft, Pool, draft_best, make_pool, rank_guesses
 from medusa_chat.decoding.growth import Growth
 from medusa_chat.decoding.lookup import look_up
-from medusa_chat.decoding.proposing import propose_pool, propose_static
+from medusa_chat.decoding.proposing import propose_static
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 
@@ -127,13 +127,14 @@ def propose(
     """hidden (1, D): of the last token before the root. text (T + 1,) int64: the conversation, the root its
     last token. Returns the draft and the tokens to expect of it, if the plan can tell.
     """
-    candidates, root = plan.candidates, text[-1]
+    frame, root = plan.candidates, text[-1]
     if plan.size is None:
-        assert isinstance(candidates, Candidates)
-        return propose_static(candidates, base, heads, hidden, root, rank_guesses), None
+        assert isinstance(frame, Candidates)
+        return propose_static(frame, base, heads, hidden, root, rank_guesses), None
+    weighed = proposing.propose(frame, base, heads, hidden, root, rank_guesses)
     chain = None
-    if len(candidates.chain) > 0:
-        chain = partial(look_up, text, torch.tensor(len(text), device=text.device))
-    pool = propose_pool(candidates, base, heads, hidden, root, chain, rank_guesses)
+    if len(frame.chain) > 0:
+        chain = look_up(text, torch.tensor(len(text), device=text.device))
+    pool = make_pool(frame, weighed, chain)
     num_nodes = plan.size if isinstance(plan.size, int) else plan.size(pool)
-    return draft_best(pool, candidates.depths, num_nodes), float(pool.expected[num_nodes - 1])
+    return draft_best(pool, frame, num_nodes), float(pool.expected[num_nodes - 1])

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-
 import torch
 
-from medusa_chat.decoding.draft import Candidates, Draft, Pool, draft_static, pool_candidates
+from medusa_chat.decoding.draft import Candidates, Draft, Weighed, draft_static, weigh
 from medusa_chat.decoding.growth import GrownTree, Growth, Rank, draft_grown, grow
-from medusa_chat.decoding.lookup import MAX_CHAIN, Chain
+from medusa_chat.decoding.lookup import MAX_CHAIN
 from medusa_chat.decoding.tree import NodePath, published_paths
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
@@ -34,23 +32,19 @@ def static_candidates(
     return GrownTree(candidates) if heads is not None and heads.sees_path else candidates
 
 
-def propose_pool(
-    candidates: Candidates | Growth,
+def propose(
+    frame: Candidates | Growth,
     base: BaseModel,
     heads: MedusaHeads | None,
     hidden: torch.Tensor,
     root: torch.Tensor,
-    chain: Callable[[], Chain] | None,
     rank: Rank,
-) -> Pool:
-    """Weighs the candidates. hidden (1, D): of the last token before the root, which is root () int64. chain:
-    if the candidates have one; asked for when the heads have guessed.
-    """
-    if isinstance(candidates, Growth):
+) -> Weighed:
+    """What the heads make of the frame. hidden (1, D): of the last token before the root, root () int64."""
+    if isinstance(frame, Growth):
         assert isinstance(heads, PathHeads)
-        return grow(candidates, base, heads, hidden, root, chain, rank)
-    ids, log_probs = _guesses(candidates, base, heads, hidden, rank)
-    return pool_candidates(root, ids, log_probs, candidates, None if chain is None else chain())
+        return grow(frame, base, heads, hidden, root, rank)
+    return weigh(frame, root, *_guesses(frame, base, heads, hidden, rank))
 
 
 def propose_static(

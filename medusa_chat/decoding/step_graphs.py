@@ -16,11 +16,11 @@ from dataclasses import dataclass
 import torch
 
 from medusa_chat.decoding.acceptance import accept_on_device
-from medusa_chat.decoding.draft import Candidates, Draft, draft_best
+from medusa_chat.decoding.draft import Candidates, Draft, draft_best, make_pool
 from medusa_chat.decoding.generate import Context, Step
-from medusa_chat.decoding.lookup import Chain, look_up
+from medusa_chat.decoding.lookup import look_up
 from medusa_chat.decoding.planning import TREE_SIZES, Plan, plain_plan
-from medusa_chat.decoding.proposing import propose_pool, propose_static
+from medusa_chat.decoding.proposing import propose, propose_static
 from medusa_chat.kernels.attention import MAX_DEPTH, Placement, runs_reached
 from medusa_chat.kernels.beside import beside, rejoin
 from medusa_chat.kernels.choice import choose_rows, rank_guesses
@@ -188,19 +188,16 @@ class StepGraphs:
             assert isinstance(candidates, Candidates)
             draft = propose_static(candidates, self._base, self._heads, self._hidden, root, rank_guesses)
             return draft, self._options[:0]
-        chain: Callable[[], Chain] | None = None
+        chain = None
         if len(candidates.chain) > 0:
             with beside(root.device):
-                found = look_up(self._text[:num_places], self._length[0].long() + 1)
-
-            def chain() -> Chain:
-                rejoin(root.device)
-                return found
-
-        pool = propose_pool(candidates, self._base, self._heads, self._hidden, root, chain, rank_guesses)
+                chain = look_up(self._text[:num_places], self._length[0].long() + 1)
+        weighed = propose(candidates, self._base, self._heads, self._hidden, root, rank_guesses)
+        rejoin(root.device)
+        pool = make_pool(candidates, weighed, chain)
         num_nodes = _num_nodes(plan)
         hopes = [pool.expected[min(size, len(candidates)) - 1] for size in (*TREE_SIZES, num_nodes)]
-        return draft_best(pool, candidates.depths, num_nodes), torch.stack(hopes)
+        return draft_best(pool, candidates, num_nodes), torch.stack(hopes)
 
 
 def _num_nodes(plan: Plan) -> int:

@@ -75,10 +75,9 @@ def random_draft(generator: torch.Generator, num_nodes: int, vocab_size: int, wi
         while parents[path[0]] >= 0:
             path.insert(0, parents[path[0]])
         paths.append(path)
-    visible = torch.tensor([[node in path for node in range(num_nodes)] for path in paths])
     filled = torch.tensor([path + [path[-1]] * (width - len(path)) for path in paths])
     ids = torch.randint(vocab_size, (num_nodes,), generator=generator)
-    return Draft(ids, torch.tensor(parents), torch.tensor(depths), visible, filled)
+    return Draft(ids, torch.tensor(parents), torch.tensor(depths), filled)
 
 
 @pytest.mark.parametrize("temperature", [0.0, 1.0])

@@ -14,8 +14,9 @@ from medusa_chat.decoding.draft import (
     Draft,
     draft_best,
     draft_static,
-    pool_candidates,
+    make_pool,
     rank_guesses,
+    weigh,
 )
 from medusa_chat.decoding.lookup import MAX_CHAIN, Chain, look_up
 from medusa_chat.decoding.sampling import choose_rows
@@ -37,7 +38,8 @@ def draft_dynamic(
     chain: Chain | None = None,
 ) -> Draft:
     """The num_nodes candidates of highest joint probability, as a step takes them from its pool."""
-    return draft_best(pool_candidates(root, ids, log_probs, candidates, chain), candidates.depths, num_nodes)
+    pool = make_pool(candidates, weigh(candidates, root, ids, log_probs), chain)
+    return draft_best(pool, candidates, num_nodes)
 
 
 def test_a_static_draft_takes_each_heads_guesses_in_order() -> None:
@@ -154,8 +156,8 @@ def test_a_chain_joins_where_it_is_likelier_and_no_text_is_drafted_twice(num_nod
         # So few tokens that the chain often begins as one of the heads' paths does.
         falling = torch.rand(5, generator=generator).cumprod(0).log()
         chain = Chain(torch.randint(6, (5,), generator=generator), falling)
-        pool = pool_candidates(ROOT, ids, log_probs, candidates, chain)
-        draft = draft_best(pool, candidates.depths, num_nodes)
+        pool = make_pool(candidates, weigh(candidates, ROOT, ids, log_probs), chain)
+        draft = draft_best(pool, candidates, num_nodes)
         expected, tokens = brute_force_with_chain(ids, log_probs, paths, chain, num_nodes)
 
         texts = [tuple(draft.ids[line].tolist()) for line in lines(draft.parents.tolist())]

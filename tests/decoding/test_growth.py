@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from functools import partial
-
 import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
 from medusa_chat.decoding import growth as growing
-from medusa_chat.decoding.draft import Draft, Pool, draft_best, rank_guesses
+from medusa_chat.decoding.draft import Draft, Pool, draft_best, make_pool, rank_guesses
 from medusa_chat.decoding.generate import Context, generate
 from medusa_chat.decoding.growth import GrownTree, Growth, grow
 from medusa_chat.decoding.lookup import MAX_CHAIN, Chain
@@ -68,8 +66,8 @@ def texts(draft: Draft) -> list[Text]:
 
 
 def pool_of(base: BaseModel, heads: PathHeads, hidden: torch.Tensor, frame: Growth, *chain: Chain) -> Pool:
-    asked = (lambda: chain[0]) if chain else None
-    return grow(frame, base, heads, hidden, ROOT, asked, rank_guesses)
+    weighed = grow(frame, base, heads, hidden, ROOT, rank_guesses)
+    return make_pool(frame, weighed, chain[0] if chain else None)
 
 
 @pytest.mark.parametrize("num_nodes", [1, 2, 9, 40])
@@ -81,7 +79,7 @@ def test_the_likeliest_of_what_is_grown(num_nodes: int) -> None:
         pool = pool_of(base, heads, hidden, frame)
         found = searched(base, heads, hidden)
         best = sorted(found, key=lambda text: -found[text])[: num_nodes - 1]
-        drafted = texts(draft_best(pool, frame.depths, num_nodes))
+        drafted = texts(draft_best(pool, frame, num_nodes))
         assert len(drafted) == num_nodes
         assert set(drafted) == {(), *best}
         hoped = 1.0 + sum(float(torch.tensor(found[text]).exp()) for text in best)
@@ -105,7 +103,7 @@ def test_a_chain_joins_what_is_grown_and_no_text_is_drafted_twice(num_nodes: int
             text = tuple(ids[:depth])
             found[text] = max(found.get(text, -float("inf")), float(falling[depth - 1]))
         best = sorted(found, key=lambda text: -found[text])[: num_nodes - 1]
-        drafted = texts(draft_best(pool, frame.depths, num_nodes))
+        drafted = texts(draft_best(pool, frame, num_nodes))
         assert len(set(drafted)) == num_nodes
         assert set(drafted) == {(), *best}
         shared.add(len(begun))
@@ -183,6 +181,6 @@ def test_nothing_waits_for_the_device() -> None:
     with FakeTensorMode(allow_non_fake_inputs=True):
         hidden, root = torch.empty(1, base.hidden_size), torch.empty((), dtype=torch.long)
         chain = Chain(torch.empty(MAX_CHAIN, dtype=torch.long), torch.empty(MAX_CHAIN))
-        ask = partial(grow, frame, base, heads, hidden, root)
-        assert len(draft_best(ask(lambda: chain, rank_guesses), frame.depths, 16)) == 16
+        pool = make_pool(frame, grow(frame, base, heads, hidden, root, rank_guesses), chain)
+        assert len(draft_best(pool, frame, 16)) == 16
         assert len(propose_static(tree, base, heads, hidden, root, rank_guesses)) == 4
