@@ -10,7 +10,8 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from medusa_chat.checkpoints import ensure_local
-from medusa_chat.errors import CheckpointError
+from medusa_chat.errors import CheckpointError, HeadsMismatch
+from medusa_chat.model.adapter import ADAPTER_FOLDER, merge_adapter
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.head_files import load_heads
 from medusa_chat.model.heads import MedusaHeads
@@ -43,7 +44,8 @@ def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
 
 
 def open_heads(model: OpenModel, folder: str | None) -> MedusaHeads | None:
-    """The heads in `folder`, or those the registry names for this model; None if there are none.
+    """The heads in `folder`, or those the registry names for this model; None if there are none. The adapter
+    that heads were trained with is merged into the model's weights.
 
     Raises CheckpointError if they are damaged, HeadsMismatch if they belong to another model.
     """
@@ -52,7 +54,18 @@ def open_heads(model: OpenModel, folder: str | None) -> MedusaHeads | None:
         return None
     heads = load_heads(source)
     heads.check_fits(model.base, model.spec.base)
+    _adapt(model.base, heads, source)
     return heads.to(model.base.device, model.base.dtype).requires_grad_(False)
+
+
+def _adapt(base: BaseModel, heads: MedusaHeads, folder: Path) -> None:
+    if heads.adapter is not None and base.adapter is None:
+        merge_adapter(base, folder / ADAPTER_FOLDER, heads.adapter)
+    if heads.adapter != base.adapter:
+        raise HeadsMismatch(
+            f"Another adapter is merged into the model in memory than the heads in {folder} go with; "
+            "load the model anew for them."
+        )
 
 
 def _load_tokenizer(folder: Path) -> Any:

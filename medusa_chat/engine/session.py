@@ -51,7 +51,8 @@ class Session:
         self.options = SamplingOptions()
         self.cancelled = False
         base = model.base
-        self._name = model.spec.name
+        # An adapted model is another one: its words may differ.
+        self._name = model.spec.name + ("+adapter" if base.adapter else "")
         self._quantization = model.quantization
         self._tokenizer = model.tokenizer
         self._base = base

@@ -39,10 +39,16 @@ def grouped_attention(
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention signature: query (B, H, N, d), key and value (B, G, S, d) with H a multiple
-    of G, additive mask (1, 1, N, S) or None where every row sees everything. Returns (B, N, H, d), None.
+    of G, additive mask (1, 1, N, S), or None for one row that sees everything and for whole sequences.
+    Returns (B, N, H, d), None.
     """
     batch, num_heads, num_rows, head_dim = query.shape
     num_kv_heads = key.shape[1]
+    if attention_mask is None and num_rows > 1:
+        whole = F.scaled_dot_product_attention(
+            query, key, value, is_causal=True, scale=scaling, enable_gqa=num_kv_heads < num_heads
+        )
+        return whole.transpose(1, 2), None
     group = num_heads // num_kv_heads
     rows = query.reshape(batch, num_kv_heads, group * num_rows, head_dim)
     if attention_mask is not None:

@@ -60,6 +60,11 @@ class BaseModel:
         norm = next(m for n, m in reversed(list(self.causal_lm.named_modules())) if n.endswith("norm"))
         return hashlib.sha256(norm.weight.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]
 
+    @property
+    def adapter(self) -> str | None:
+        """Digest of the adapter that is merged into the weights, if any (model/adapter.py)."""
+        return getattr(self.causal_lm, "adapter_digest", None)
+
     def new_cache(self, max_length: int | None = None) -> KVCache:
         """An empty cache that may grow to max_length tokens, by default the context length."""
         # float32 on the CPU: attention computes in it there, and would convert every row at every step.
@@ -88,6 +93,14 @@ class BaseModel:
             use_cache=True,
         )
         return output.last_hidden_state[:, :num_rows]  # type: ignore[no-any-return]
+
+    def hidden_states(self, ids: torch.Tensor) -> torch.Tensor:
+        """Whole sequences (B, T), each row seeing itself and those before it -> hidden states (B, T, D).
+
+        As `forward` over an empty cache gives them, but without one, so that gradients can flow back.
+        """
+        output = self.causal_lm.get_decoder()(input_ids=ids, use_cache=False)
+        return output.last_hidden_state  # type: ignore[no-any-return]
 
     def prefill(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Commits (B, N) ids in chunks. Returns the last row's hidden state (B, D)."""

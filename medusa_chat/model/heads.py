@@ -87,6 +87,11 @@ class MedusaHeads(nn.Module):
         stored = self.config.get("path_probability", {})
         return {tuple(map(int, path.split())): float(probability) for path, probability in stored.items()}
 
+    @property
+    def adapter(self) -> str | None:
+        """Digest of the adapter they were trained with, if any: they guess what the adapted base says."""
+        return self.config.get("adapter")
+
     def tokens(self, ids: torch.Tensor) -> torch.Tensor:
         """Numbers among the V' tokens that are guessed among -> the tokens."""
         return ids if self.vocabulary is None else self.vocabulary[ids]
