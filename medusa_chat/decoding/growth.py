@@ -20,11 +20,16 @@ from medusa_chat.model.base import BaseModel
 from medusa_chat.model.path_heads import PathHeads
 
 _FIRST = 16  # guesses of what follows the root
-_BEAM = 8
+BEAM = 8
 _GUESSES = 8  # of each node of the beam
 
 # Logits (n, V) and a number of ranks -> ids and log-probabilities (n, R), best first.
 Rank = Callable[[torch.Tensor, int], tuple[torch.Tensor, torch.Tensor]]
+
+
+def num_guesses(depth: int) -> int:
+    """Of each node at this depth that grows on."""
+    return _GUESSES if depth else _FIRST
 
 
 class Growth:
@@ -39,7 +44,7 @@ class Growth:
         self.levels: list[range] = []
         depths, chain = [0], []
         for depth in range(1, self.max_depth + 1):
-            size = 0 if depth > num_heads else _FIRST if depth == 1 else _BEAM * _GUESSES
+            size = 0 if depth > num_heads else num_guesses(depth - 1) * (BEAM if depth > 1 else 1)
             self.levels += [range(len(depths), len(depths) + size)] if size else []
             if depth <= chain_length:
                 chain.append(len(depths) + size)
@@ -67,18 +72,18 @@ def grow(
     state, beam = hidden, columns[:1]
     for depth, level in enumerate(growth.levels):
         state = heads.advance(state, base.embed(grown.ids[beam]), depth)  # (B, D)
-        num_guesses = _GUESSES if depth else _FIRST
-        ranked, log_probs = rank(heads.shared_logits(state, base).float(), num_guesses)  # (B, R)
+        guesses = num_guesses(depth)
+        ranked, log_probs = rank(heads.shared_logits(state, base).float(), guesses)  # (B, R)
         new = torch.arange(level.start, level.stop, device=root.device)  # (B · R,)
-        parents = beam.repeat_interleave(num_guesses)
+        parents = beam.repeat_interleave(guesses)
         joint = grown.joint[parents] + log_probs.flatten().clamp_max(0.0)
         of_level = slice(level.start, level.stop)
         grown.joint[of_level] = joint
         grown.ids[of_level] = heads.tokens(ranked).flatten()
         grown.parents[of_level] = parents
         grown.ancestors[of_level] = torch.where(columns > depth, new[:, None], grown.ancestors[parents])
-        best = joint.topk(min(_BEAM, len(level))).indices
-        state, beam = state[best // num_guesses], new[best]
+        best = joint.topk(min(BEAM, len(level))).indices
+        state, beam = state[best // guesses], new[best]
     return grown
 
 

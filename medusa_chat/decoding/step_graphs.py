@@ -15,12 +15,13 @@ from dataclasses import dataclass
 
 import torch
 
-from medusa_chat.decoding.acceptance import accept_on_device
-from medusa_chat.decoding.draft import Candidates, Draft, draft_best, make_pool
+from medusa_chat.decoding.device_drafts import draft_on_device
+from medusa_chat.decoding.draft import Candidates, Draft
 from medusa_chat.decoding.generate import Context, Step
-from medusa_chat.decoding.lookup import look_up
+from medusa_chat.decoding.lookup import Chain, look_up
 from medusa_chat.decoding.planning import TREE_SIZES, Plan, plain_plan
-from medusa_chat.decoding.proposing import propose, propose_static
+from medusa_chat.decoding.proposing import propose_static
+from medusa_chat.kernels.accepting import StepState, accept
 from medusa_chat.kernels.attention import MAX_DEPTH, Placement, runs_reached
 from medusa_chat.kernels.beside import beside, rejoin
 from medusa_chat.kernels.choice import choose_rows, rank_guesses
@@ -69,10 +70,12 @@ class StepGraphs:
         self._pool = torch.cuda.graph_pool_handle()
         self._store: torch.Tensor | None = None
         # What one step leaves for the next.
-        self._root = torch.zeros(1, dtype=torch.int64, device=device)
-        self._hidden = torch.zeros(1, base.hidden_size, dtype=base.dtype, device=device)
-        self._length = torch.zeros(1, dtype=torch.int32, device=device)
-        self._text = torch.zeros(base.context_length + _SLACK, dtype=torch.int64, device=device)
+        self._state = StepState(
+            root=torch.zeros(1, dtype=torch.int64, device=device),
+            hidden=torch.zeros(1, base.hidden_size, dtype=base.dtype, device=device),
+            length=torch.zeros(1, dtype=torch.int32, device=device),
+            text=torch.zeros(base.context_length + _SLACK, dtype=torch.int64, device=device),
+        )
         # What the host decides.
         self._uniforms = torch.zeros(base.context_length + _SLACK, dtype=torch.float32, device=device)
         self._options = torch.zeros(4, dtype=torch.float32, device=device)
@@ -106,14 +109,14 @@ class StepGraphs:
                 started += step.seconds
                 yield step
             if launched is None:
-                return root, self._hidden.clone()
+                return root, self._state.hidden.clone()
             before = launched
 
     def _begin(self, ids: list[int], root: int, hidden: torch.Tensor, uniforms: torch.Tensor) -> None:
-        self._root.fill_(root)
-        self._hidden.copy_(hidden)
-        self._length.fill_(len(ids))
-        self._text[: len(ids) + 1] = torch.tensor([*ids, root])
+        self._state.root.fill_(root)
+        self._state.hidden.copy_(hidden)
+        self._state.length.fill_(len(ids))
+        self._state.text[: len(ids) + 1] = torch.tensor([*ids, root])
         self._uniforms[: len(uniforms)] = uniforms
 
     def _launch(self, plan: Plan, context: Context, options: SamplingOptions) -> _Launched:
@@ -147,7 +150,7 @@ class StepGraphs:
         return self._graphs[key]
 
     def _captured(self, plan: Plan, store: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
-        state = self._root, self._hidden, self._length, self._text
+        state = self._state.root, self._state.hidden, self._state.length, self._state.text
         saved = [tensor.clone() for tensor in state]
         # Compiles kernels, outside of the capture; the rows it writes lie behind all that are kept.
         self._step(plan, store)
@@ -164,40 +167,46 @@ class StepGraphs:
         # Propose
         draft, expected = self._draft(plan, store.shape[4])
         # Verify
-        placement = Placement(self._length, draft.depths, draft.paths, runs_reached(store.shape[4]))
+        placement = Placement(self._state.length, draft.depths, draft.paths, runs_reached(store.shape[4]))
         all_hidden = base.run(draft.ids, store, placement)  # (N, D)
         logits = base.logits(all_hidden)  # (N, V)
         # Accept
-        chosen = choose_rows(logits, self._options, self._uniforms[self._length + draft.depths])
-        path, num_kept, next_root, emitted = accept_on_device(chosen, draft)
+        places = self._state.length + draft.depths
+        chosen = choose_rows(logits, self._options, self._uniforms[places])
+        path, num_kept, result = accept(
+            chosen, draft.ids, draft.parents, draft.depths, draft.paths, all_hidden, self._state, expected
+        )
         # Commit
-        places = torch.arange(len(path), device=path.device)
+        length = self._state.length
         if len(draft) > 1:
-            store.index_copy_(4, self._length + places, store.index_select(4, self._length + path))
-        self._text.index_copy_(0, self._length + 1 + places, emitted)
-        self._hidden.copy_(all_hidden[path[-1:]])
-        self._root.copy_(next_root)
-        self._length.add_(num_kept)
-        return torch.cat([num_kept.view(1).double(), emitted.double(), expected.double()])
+            places = length + torch.arange(len(path), device=path.device)
+            store.index_copy_(4, places, store.index_select(4, length + path))
+        length.add_(num_kept)
+        return result
 
     def _draft(self, plan: Plan, num_places: int) -> tuple[Draft, torch.Tensor]:
         """The draft, and tokens to expect of each size and of it, if that can be told."""
-        candidates = plan.candidates
-        root = self._root[0]
+        frame, state = plan.candidates, self._state
         if plan.size is None:
-            assert isinstance(candidates, Candidates)
-            draft = propose_static(candidates, self._base, self._heads, self._hidden, root, rank_guesses)
+            assert isinstance(frame, Candidates)
+            root = state.root[0]
+            draft = propose_static(frame, self._base, self._heads, state.hidden, root, rank_guesses)
             return draft, self._options[:0]
         chain = None
-        if len(candidates.chain) > 0:
-            with beside(root.device):
-                chain = look_up(self._text[:num_places], self._length[0].long() + 1)
-        weighed = propose(candidates, self._base, self._heads, self._hidden, root, rank_guesses)
-        rejoin(root.device)
-        pool = make_pool(candidates, weighed, chain)
+        if len(frame.chain) > 0:
+            with beside(self._base.device):
+                chain = look_up(state.text[:num_places], state.length[0].long() + 1)
+
+        def rejoined() -> Chain | None:
+            if chain is not None:
+                rejoin(self._base.device)
+            return chain
+
         num_nodes = _num_nodes(plan)
-        hopes = [pool.expected[min(size, len(candidates)) - 1] for size in (*TREE_SIZES, num_nodes)]
-        return draft_best(pool, candidates, num_nodes), torch.stack(hopes)
+        sizes = (*(min(size, len(frame)) for size in TREE_SIZES), num_nodes)
+        return draft_on_device(
+            frame, self._base, self._heads, state.hidden, state.root, rejoined, num_nodes, sizes
+        )
 
 
 def _num_nodes(plan: Plan) -> int:

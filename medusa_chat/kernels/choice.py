@@ -8,7 +8,7 @@ import triton.language as tl
 
 
 def rank_guesses_reference(logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
-    """(K, V) float32 -> ids int64 and log-probabilities float32 (K, R) of each row's best, best first; of
+    """(K, V) -> ids int64 and log-probabilities float32 (K, R) of each row's best, best first; of
     equals the first.
     """
     ordered = logits.sort(dim=-1, descending=True, stable=True)
@@ -39,7 +39,7 @@ def _rank_kernel(
 ):
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
-    x = tl.load(logits_ptr + row * vocab_size + at, mask=at < vocab_size, other=-float("inf"))
+    x = tl.load(logits_ptr + row * vocab_size + at, mask=at < vocab_size, other=-float("inf")).to(tl.float32)
     best = tl.max(x, 0)
     log_total = best + tl.log(tl.sum(tl.exp(x - best), 0))
     for rank in range(NUM_RANKS):

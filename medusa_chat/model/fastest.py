@@ -26,7 +26,8 @@ def fastest(base: BaseModel, heads: MedusaHeads | None) -> tuple[BaseModel, Medu
     from medusa_chat.model.fused import FusedModel
     from medusa_chat.model.fused_heads import fused_heads
 
-    return FusedModel(base), None if heads is None else fused_heads(heads)
+    fused = FusedModel(base)
+    return fused, None if heads is None else fused_heads(heads, fused)
 
 
 def _has_kernels(device: torch.device) -> bool:

@@ -6,7 +6,7 @@ whatever else is computed beside it: plain decoding, prefill and the nodes of an
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,7 +20,7 @@ from medusa_chat.kernels.pointwise import add_norm, gate
 from medusa_chat.kernels.rotary import HeadNorms, HeadShape, rotate_and_append
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
-from medusa_chat.model.packed import pack_modules
+from medusa_chat.model.packed import pack_modules, quantize_rows
 
 _PREFILL_ROWS = 128
 
@@ -64,7 +64,7 @@ class FusedModel(BaseModel):
         self._eps: float = config.rms_norm_eps
         # A step launched ahead may reach beyond the context before the host knows that the reply is over.
         self._turns = _turns(decoder.rotary_emb, self.context_length + 4 * (MAX_DEPTH + 1))
-        self._embedding: torch.Tensor = self.causal_lm.get_input_embeddings().weight
+        self.embedding: torch.Tensor = self.causal_lm.get_input_embeddings().weight
         self._layers = [self._take_over(layer) for layer in decoder.layers]
         self._norm: torch.Tensor = decoder.norm.weight
         self._output = self.product([self.causal_lm.get_output_embeddings()])
@@ -76,18 +76,33 @@ class FusedModel(BaseModel):
             for layer in self._layers
             for product in (layer.qkv, layer.out, layer.gate_up, layer.down)
         ]
-        shares = self.lm_head_weight.data_ptr() == self._embedding.data_ptr()
+        shares = self.lm_head_weight.data_ptr() == self.embedding.data_ptr()
         return (
             sum(weight.num_bytes for weight in products)
-            + self._embedding.nbytes
+            + self.embedding.nbytes
             + (0 if shares else self._output.weight.num_bytes)
             + self._turns.nbytes
         )
 
     def product(self, modules: Sequence[Any]) -> Product:
         """The linear modules' weights, taken over and stacked by rows."""
-        weight = pack_modules(modules, self.dtype)
+        return self.cut(pack_modules(modules, self.dtype))
+
+    def cut(self, weight: PackedWeight) -> Product:
         return Product(weight, default_tiling(weight, self._num_processors))
+
+    @property
+    def is_4bit(self) -> bool:
+        return self._layers[0].qkv.weight.table is not None
+
+    def draft_head(self, vocabulary: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
+        if vocabulary is None:
+            return self.logits
+        rows = self.lm_head_weight[vocabulary]  # (V', D)
+        if not self.is_4bit:
+            return lambda hidden: F.linear(hidden, rows)
+        product = self.cut(quantize_rows(rows))
+        return lambda hidden: product(hidden).sum(0)
 
     def new_cache(self, max_length: int | None = None) -> KVCache:
         return KVCache(
@@ -133,7 +148,7 @@ class FusedModel(BaseModel):
 
         Only device memory is read and written: a CUDA graph can hold it.
         """
-        stream = F.embedding(ids, self._embedding).float()  # (M, D)
+        stream = F.embedding(ids, self.embedding).float()  # (M, D)
         partial = None
         for layer, (keys, values) in zip(self._layers, store[:, :, 0], strict=True):
             stream, normed = add_norm(stream, partial, layer.input_norm, self._eps)

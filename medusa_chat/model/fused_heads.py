@@ -4,31 +4,30 @@ from __future__ import annotations
 
 import torch
 
-from medusa_chat.kernels.linear import default_tiling
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.block_heads import BlockHeads
-from medusa_chat.model.fused import Product
+from medusa_chat.model.fused import FusedModel
+from medusa_chat.model.fused_path_heads import FusedPathHeads
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.packed import quantize_rows
+from medusa_chat.model.path_heads import PathHeads
 
 
-def fused_heads(heads: MedusaHeads) -> MedusaHeads:
+def fused_heads(heads: MedusaHeads, base: FusedModel) -> MedusaHeads:
     """Heads in place of `heads`, whose own LM heads, if they have any, are gone then."""
-    return FusedHeads(heads) if isinstance(heads, BlockHeads) and heads.lm_heads is not None else heads
+    if isinstance(heads, PathHeads):
+        return FusedPathHeads(heads, base)
+    return FusedHeads(heads, base) if isinstance(heads, BlockHeads) and heads.lm_heads is not None else heads
 
 
 class FusedHeads(BlockHeads):
     """BlockHeads with LM heads of their own, which it takes over."""
 
-    def __init__(self, heads: BlockHeads) -> None:
+    def __init__(self, heads: BlockHeads, base: FusedModel) -> None:
         super().__init__(heads.weight, heads.bias, vocabulary=heads.vocabulary, config=heads.config)
         self.requires_grad_(False)
         assert heads.lm_heads is not None
-        self._products: list[Product] = []
-        num_processors = torch.cuda.get_device_properties(heads.weight.device).multi_processor_count
-        for lm_head in heads.lm_heads:
-            weight = quantize_rows(lm_head)
-            self._products.append(Product(weight, default_tiling(weight, num_processors)))
+        self._products = [base.cut(quantize_rows(lm_head)) for lm_head in heads.lm_heads]
         heads.lm_heads = None
 
     @property

@@ -36,7 +36,7 @@ from torch import nn
 
 from medusa_chat.model.heads import MedusaHeads
 
-_EPS = 1e-6
+EPS = 1e-6
 
 
 class GatedLayer(nn.Module):
@@ -137,4 +137,4 @@ def _num_bytes(layer: nn.Module) -> int:
 
 
 def _norm(x: torch.Tensor) -> torch.Tensor:
-    return F.rms_norm(x.float(), x.shape[-1:], eps=_EPS).to(x.dtype)
+    return F.rms_norm(x.float(), x.shape[-1:], eps=EPS).to(x.dtype)

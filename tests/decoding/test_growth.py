@@ -139,7 +139,7 @@ def test_one_batch_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
 
     monkeypatch.setattr(heads, "advance", counted)
     pool_of(base, heads, torch.randn(1, base.hidden_size), Growth(3))
-    assert batches == [1, growing._BEAM, growing._BEAM]
+    assert batches == [1, growing.BEAM, growing.BEAM]
     batches.clear()
     tree = static_candidates(heads, [(0,), (1,), (0, 0), (1, 0), (1, 0, 0)])
     propose_static(tree, base, heads, torch.randn(1, base.hidden_size), ROOT, rank_guesses)
