@@ -14,6 +14,7 @@ Quantization = Literal["4bit", "8bit", "none"]
 Device = Literal["auto", "cuda", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 DraftTree = Literal["dynamic", "static"]
+HeadFormat = Literal["medusa", "vllm", "tgi"]
 FinishReason = Literal["eos", "stop", "length", "context", "cancelled"]
 
 

@@ -15,6 +15,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from medusa_chat.model.base import BaseModel
+from medusa_chat.model.block_names import REFERENCE, BlockNames
 from medusa_chat.model.heads import MedusaHeads
 
 
@@ -79,13 +80,12 @@ class BlockHeads(MedusaHeads):
             return self.shared_logits(x[:, 0], base)
         return torch.bmm(x, self.lm_heads.transpose(1, 2))[:, 0]
 
-    def tensors(self) -> dict[str, torch.Tensor]:
+    def tensors(self, names: BlockNames = REFERENCE) -> dict[str, torch.Tensor]:
         tensors = {}
-        for layer in range(self.num_layers):
-            for head in range(self.num_heads):
-                tensors[f"{head}.{layer}.linear.weight"] = self.weight[layer, head]
-                tensors[f"{head}.{layer}.linear.bias"] = self.bias[layer, head, 0]
-        for head in range(self.num_heads if self.lm_heads is not None else 0):
-            assert self.lm_heads is not None
-            tensors[f"{head}.{self.num_layers}.weight"] = self.lm_heads[head]
+        for head in range(self.num_heads):
+            for layer in range(self.num_layers):
+                tensors[names.weight(head, layer)] = self.weight[layer, head]
+                tensors[names.bias(head, layer)] = self.bias[layer, head, 0]
+            if self.lm_heads is not None:
+                tensors[names.lm_head(head, self.num_layers)] = self.lm_heads[head]
         return tensors

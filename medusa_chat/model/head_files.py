@@ -1,10 +1,15 @@
-"""Reading heads from disk: kind, counts and shapes come from the tensors, not from config.json."""
+"""Reading heads from disk: kind, counts and shapes come from the tensors, not from config.json.
+
+Block heads may come from other programs too (head_formats.py): the reference code's training script, TGI and
+vLLM.
+"""
 
 from __future__ import annotations
 
 import json
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -14,29 +19,38 @@ import torch
 
 from medusa_chat.errors import CheckpointError
 from medusa_chat.model.block_heads import BlockHeads
+from medusa_chat.model.block_names import REFERENCE, VLLM, BlockNames
 from medusa_chat.model.heads import CONFIG_FILE, TOKEN_MAP, WEIGHTS_FILE, MedusaHeads
 from medusa_chat.model.mlp_heads import MlpHeads
 from medusa_chat.model.path_heads import GatedLayer, PathHeads
 
-_BLOCK = re.compile(r"(\d+)\.(\d+)\.linear\.weight")
+VLLM_WEIGHTS_FILE = "model.safetensors"
+_VLLM_PREFIX = "medusa_heads."  # some files have it before every name
 _MLP = re.compile(r"(\d+)\.mlp\.up\.weight")
 _PATH = re.compile(r"path\.(\d+)\.gate_up\.weight")
 
 
 def load_heads(folder: Path) -> MedusaHeads:
     """Heads of any kind. Raises CheckpointError naming the file and what is wrong with it."""
-    file = folder / WEIGHTS_FILE
-    if not file.exists():
-        raise CheckpointError(f"There are no Medusa heads in {folder}: it has no {WEIGHTS_FILE}.")
+    file = _weights_file(folder)
     try:
         tensors = safetensors.torch.load_file(file)
     except (safetensors.SafetensorError, OSError) as error:
         raise CheckpointError(f"{file} is damaged ({error}); fetch or train the heads again.") from None
-    found = HeadTensors(file, tensors)
-    for names, build in ((_PATH, _path_heads), (_MLP, _mlp_heads), (_BLOCK, _block_heads)):
+    found = HeadTensors(file, {name.removeprefix(_VLLM_PREFIX): value for name, value in tensors.items()})
+    for names, build in _KINDS:
         if found.matching(names):
             return build(found, _read_config(folder / CONFIG_FILE))
     raise CheckpointError(f"{file} holds no Medusa heads: no tensor is named like 0.0.linear.weight.")
+
+
+def _weights_file(folder: Path) -> Path:
+    for name in (WEIGHTS_FILE, VLLM_WEIGHTS_FILE):
+        if (folder / name).exists():
+            return folder / name
+    raise CheckpointError(
+        f"There are no Medusa heads in {folder}: it has no {WEIGHTS_FILE} and no {VLLM_WEIGHTS_FILE}."
+    )
 
 
 class HeadTensors:
@@ -88,27 +102,43 @@ class HeadTensors:
         return ids
 
 
-def _block_heads(found: HeadTensors, config: dict[str, Any]) -> BlockHeads:
-    blocks = found.matching(_BLOCK)
-    num_heads, num_layers = 1 + max(head for head, _ in blocks), 1 + max(layer for _, layer in blocks)
-    heads = range(num_heads)
-    hidden_size = found.one("0.0.linear.weight", None, None).shape[1]
+def _block_heads(names: BlockNames, found: HeadTensors, config: dict[str, Any]) -> BlockHeads:
+    blocks = found.matching(names.pattern)
+    heads = range(1 + max(head for head, _ in blocks))
+    layers = range(1 + max(layer for _, layer in blocks))
+    hidden_size = found.one(names.weight(0, 0), None, None).shape[1]
     weight = torch.stack(
         [
-            found.stack([f"{head}.{layer}.linear.weight" for head in heads], hidden_size, hidden_size)
-            for layer in range(num_layers)
+            found.stack([names.weight(head, layer) for head in heads], hidden_size, hidden_size)
+            for layer in layers
         ]
     )
-    bias = torch.stack(
-        [
-            found.stack([f"{head}.{layer}.linear.bias" for head in heads], hidden_size)
-            for layer in range(num_layers)
-        ]
-    )
+    if any(names.bias(*block) in found for block in blocks):
+        bias = torch.stack(
+            [found.stack([names.bias(head, layer) for head in heads], hidden_size) for layer in layers]
+        )
+    else:
+        bias = weight.new_zeros(weight.shape[:-1])  # vLLM's medusa_fc_bias is false then
+    vocabulary = found.vocabulary()
     lm_heads = None
-    if f"0.{num_layers}.weight" in found:
-        lm_heads = found.stack([f"{head}.{num_layers}.weight" for head in heads], None, hidden_size)
-    return BlockHeads(weight, bias[:, :, None], lm_heads, found.vocabulary(), config)
+    # An original_lm_head is the base's own: vLLM's files carry a copy.
+    if names.lm_head(0, len(layers)) in found and not config.get("original_lm_head"):
+        lm_heads = found.stack([names.lm_head(head, len(layers)) for head in heads], None, hidden_size)
+        lm_heads = _narrowed(found, lm_heads, vocabulary)
+    return BlockHeads(weight, bias[:, :, None], lm_heads, vocabulary, config)
+
+
+def _narrowed(found: HeadTensors, lm_heads: torch.Tensor, vocabulary: torch.Tensor | None) -> torch.Tensor:
+    """LM heads (K, V' or more, D) -> (K, V', D): a file may hold rows for tokens that its map leaves out."""
+    num_rows = lm_heads.shape[1]
+    if vocabulary is None or num_rows == len(vocabulary):
+        return lm_heads
+    if num_rows < len(vocabulary) or num_rows <= int(vocabulary.max()):
+        raise CheckpointError(
+            f"{found.file} has LM heads of {num_rows} tokens, which its {TOKEN_MAP} doesn't fit; "
+            "fetch or train the heads again."
+        )
+    return lm_heads[:, vocabulary]
 
 
 def _mlp_heads(found: HeadTensors, config: dict[str, Any]) -> MlpHeads:
@@ -133,6 +163,14 @@ def _path_heads(found: HeadTensors, config: dict[str, Any]) -> PathHeads:
         gate_up = found.one(f"path.{layer}.gate_up.weight", 2 * down.shape[1], num_inputs)
         layers.append(GatedLayer(gate_up, down))
     return PathHeads(layers, depth, found.vocabulary(), config)
+
+
+_KINDS: Sequence[tuple[re.Pattern[str], Callable[[HeadTensors, dict[str, Any]], MedusaHeads]]] = (
+    (_PATH, _path_heads),
+    (_MLP, _mlp_heads),
+    (REFERENCE.pattern, partial(_block_heads, REFERENCE)),
+    (VLLM.pattern, partial(_block_heads, VLLM)),
+)
 
 
 def _read_config(file: Path) -> dict[str, Any]:
