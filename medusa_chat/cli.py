@@ -17,6 +17,7 @@ import typer
 
 from medusa_chat.commands.bench import bench
 from medusa_chat.commands.doctor import doctor
+from medusa_chat.commands.export import export
 from medusa_chat.commands.models import models
 from medusa_chat.commands.options import DeviceOption, DTypeOption, HeadsOption, ModelOption, QuantOption
 from medusa_chat.commands.pull import pull
@@ -27,7 +28,7 @@ from medusa_chat.records import LoadRequest
 
 # Without rich: its markup would triple the time --help takes.
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False)
-for command in (say, models, pull, train, doctor):
+for command in (say, models, pull, train, export, doctor):
     app.command()(command)
 app.add_typer(bench)
 
