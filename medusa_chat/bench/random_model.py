@@ -12,11 +12,13 @@ import torch
 from torch import nn
 from transformers import AutoModelForCausalLM
 
-from medusa_chat.bench.shapes import Shape
+from medusa_chat.bench.shapes import RandomKind, Shape
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.block_heads import BlockHeads
+from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import quantization_config_for, silence_libraries
+from medusa_chat.model.path_heads import PathHeads
 from medusa_chat.records import Quantization
 
 _STD = 0.02  # of all weights, as transformers initialises a Llama
@@ -55,9 +57,15 @@ def random_linear(
     return holder[0]
 
 
-def random_heads(base: BaseModel, num_heads: int, *, own_lm_heads: bool = True) -> BlockHeads:
-    """Heads of one residual block each, on the base's device and in its dtype."""
+def random_heads(base: BaseModel, num_heads: int, kind: RandomKind = "block") -> MedusaHeads:
+    """Heads on the base's device and in its dtype: of one block and an LM head each, as published ones are,
+    or path-aware ones of two layers as wide as the base, which guess among a third of its vocabulary.
+    """
     size, vocab_size = base.hidden_size, base.vocab_size
+    if kind == "path":
+        vocabulary = torch.arange(0, vocab_size, 3)
+        heads = PathHeads.fresh(num_heads, 2, size, size, vocabulary)
+        return heads.to(base.device, base.dtype).requires_grad_(False)
 
     def weights(*shape: int) -> torch.Tensor:
         return torch.empty(*shape, device=base.device, dtype=base.dtype).normal_(0.0, _STD)
@@ -65,7 +73,7 @@ def random_heads(base: BaseModel, num_heads: int, *, own_lm_heads: bool = True) 
     return BlockHeads(
         weights(1, num_heads, size, size),
         weights(1, num_heads, 1, size),
-        weights(num_heads, vocab_size, size) if own_lm_heads else None,
+        weights(num_heads, vocab_size, size),
     ).requires_grad_(False)
 
 

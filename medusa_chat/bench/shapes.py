@@ -7,6 +7,7 @@ from typing import Any, Literal, get_args
 
 from medusa_chat.records import Quantization
 
+RandomKind = Literal["block", "path"]  # of random heads
 ShapeName = Literal["llama-2-7b", "llama-3-8b", "qwen2.5-7b", "mistral-7b", "tinyllama", "smollm2-135m"]
 
 

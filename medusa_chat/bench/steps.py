@@ -11,7 +11,7 @@ import torch
 
 from medusa_chat.bench.generation import generate_greedily
 from medusa_chat.bench.random_model import random_heads, random_model
-from medusa_chat.bench.shapes import Shape
+from medusa_chat.bench.shapes import RandomKind, Shape
 from medusa_chat.bench.timing import copy_bandwidth
 from medusa_chat.decoding.generate import Context, generate, new_context
 from medusa_chat.decoding.lookup import MAX_CHAIN
@@ -38,6 +38,7 @@ def measure_steps(
     node_counts: Sequence[int],
     on_progress: Callable[[LoadProgress], None],
     *,
+    head_kind: RandomKind = "block",
     with_generate: bool = False,
 ) -> dict[str, Any]:
     """The report of `bench step`: median steps of each number of nodes behind num_context tokens.
@@ -50,7 +51,7 @@ def measure_steps(
     room = (_NUM_WARM_UPS + _NUM_TIMED + 4) * (MAX_CHAIN + 1)
     base = random_model(shape, quantization, device, dtype, num_context + room)
     generate_seconds = _generate_seconds(base, num_context) if with_generate else None
-    base, heads = fastest(base, random_heads(base, NUM_HEADS))
+    base, heads = fastest(base, random_heads(base, NUM_HEADS, head_kind))
     assert heads is not None
     _forget_peak(device)
     context = new_context(base, heads)
@@ -70,6 +71,7 @@ def measure_steps(
         "machine": device_name(device),
         "context": num_context,
         "heads": NUM_HEADS,
+        "head_kind": head_kind,
         "plain": {
             "ms_per_step": 1000 * seconds[1],
             "bytes_read": bytes_read,

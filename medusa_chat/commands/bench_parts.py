@@ -9,7 +9,7 @@ from typing import Annotated, Any
 
 import typer
 
-from medusa_chat.bench.shapes import SHAPES, ShapeName
+from medusa_chat.bench.shapes import SHAPES, RandomKind, ShapeName
 from medusa_chat.commands.options import DeviceOption, DTypeOption, JsonOption
 from medusa_chat.commands.progress import shown_progress
 from medusa_chat.commands.table import as_table, figure
@@ -26,6 +26,9 @@ def step(
     quant: HeldOption = "4bit",
     context: Annotated[int, typer.Option(min=1, metavar="TOKENS", help="Cached before the steps.")] = 1024,
     nodes: Annotated[str, typer.Option(metavar="N,N,…", help="Sizes of the draft tree.")] = "1,8,16,32,64",
+    head_kind: Annotated[
+        RandomKind, typer.Option(help="Heads with LM heads of their own, or ones that see the path.")
+    ] = "block",
     with_generate: Annotated[
         bool, typer.Option("--generate", help="Time transformers' generate() beside it.")
     ] = False,
@@ -48,6 +51,7 @@ def step(
             context,
             node_counts,
             on_progress,
+            head_kind=head_kind,
             with_generate=with_generate,
         )
     print(json.dumps(report) if as_json else _steps_as_text(report))
@@ -90,8 +94,8 @@ def _steps_as_text(report: dict[str, Any]) -> str:
         for row in report["steps"]
     ]
     lines = [
-        f"{report['shape']}, {report['quantization']}, {report['dtype']}, {report['heads']} heads, "
-        f"{report['context']} tokens of context",
+        f"{report['shape']}, {report['quantization']}, {report['dtype']}, "
+        f"{report['heads']} {report['head_kind']} heads, {report['context']} tokens of context",
         f"{report['machine']}; {report['weights']}",
         "",
         as_table(("nodes", "ms a step", "over plain"), rows),

@@ -64,7 +64,7 @@ def test_it_runs_with_its_heads(quantization: Quantization) -> None:
     drafts = heads.logits(hidden, base)
     assert drafts.shape == (3, TIED_WITH_BIAS.vocab_size)
     assert drafts.isfinite().all()
-    assert random_heads(base, 3, own_lm_heads=False).lm_heads is None
+    assert random_heads(base, 3, "path").sees_path
 
 
 def test_only_the_embedding_is_shared_where_it_is_tied() -> None:
