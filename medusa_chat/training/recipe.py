@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 HeadKind = Literal["block", "mlp", "path"]
+BackboneLoss = Literal["self-distilled", "labels"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,6 +40,31 @@ class Recipe:
     @property
     def num_sequences(self) -> int:
         return max(3, self.num_tokens // self.sequence_length)
+
+
+@dataclass(frozen=True, slots=True)
+class AdapterRecipe:
+    """How the base learns beside its heads in Medusa-2's second stage (paper, §2.2.2 and §2.3.2).
+
+    backbone_loss: what keeps the base as good as it is. "self-distilled": KL from the base without its
+    adapter, for answers of its own; "labels": cross-entropy with the answers' tokens, where it should learn
+    them. learning_rate: of the adapter; the heads' is heads_speed times as high. heads_weight: λ0 in
+    L = L_backbone + λ0 · L_heads; self-distilled it rises to that, as a sine's first quarter.
+    """
+
+    backbone_loss: BackboneLoss = "self-distilled"
+    rank: int = 32
+    alpha: int = 16
+    dropout: float = 0.05
+    epochs: int = 2
+    learning_rate: float = 1e-4
+    heads_speed: float = 4.0
+    warmup_steps: int = 40
+    heads_weight: float = 0.01
+
+
+SELF_DISTILLED = AdapterRecipe()
+LABELS = AdapterRecipe(backbone_loss="labels", learning_rate=5e-4, heads_weight=0.2)
 
 
 def first_difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:
