@@ -50,7 +50,8 @@ def choose_rows(logits: torch.Tensor, options: SamplingOptions, uniforms: torch.
         return greedy(logits)
     reached = probabilities(logits, options).cumsum(-1, dtype=torch.float64)
     # Against the last sum, not 1: rounding must not leave the end of the line without a token.
-    return torch.searchsorted(reached, uniforms.double()[..., None] * reached[..., -1:], right=True)[..., 0]
+    shares = uniforms.to(reached.device, torch.float64)[..., None] * reached[..., -1:]
+    return torch.searchsorted(reached, shares, right=True)[..., 0]
 
 
 def choose(logits: torch.Tensor, options: SamplingOptions, uniform: torch.Tensor) -> int:

@@ -52,7 +52,9 @@ def test_as_decoding_accepts(num_nodes: int) -> None:
 
 def test_nothing_expected() -> None:
     draft = draft_static(
-        Candidates([], DEVICE), torch.tensor(1, device=DEVICE), torch.empty(0, 0, dtype=torch.long)
+        Candidates([], DEVICE),
+        torch.tensor(1, device=DEVICE),
+        torch.empty(0, 0, dtype=torch.long, device=DEVICE),
     )
     state = StepState(
         torch.zeros(1, dtype=torch.int64, device=DEVICE),

@@ -20,6 +20,7 @@ from medusa_chat.kernels.growing import (
     enter,
     enter_reference,
 )
+from medusa_chat.model.base import BaseModel
 from tests.tiny import random_path_heads, tiny_llama
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -36,14 +37,16 @@ def test_enter() -> None:
 
 @pytest.mark.parametrize("with_vocabulary", [False, True])
 def test_levels_grow_as_decoding_grows_them(with_vocabulary: bool) -> None:
-    base = tiny_llama()
-    vocabulary = torch.arange(1, 64, 2) if with_vocabulary else None
-    heads = random_path_heads(base, 3, vocabulary)
-    frame, hidden, root = Growth(3, chain_length=5), torch.randn(1, base.hidden_size), torch.tensor(7)
+    base = BaseModel(tiny_llama().causal_lm.to(DEVICE))
+    vocabulary = torch.arange(1, 64, 2, device=DEVICE) if with_vocabulary else None
+    heads = random_path_heads(base, 3, vocabulary).to(DEVICE)
+    frame, root = Growth(3, DEVICE, chain_length=5), torch.tensor(7, device=DEVICE)
+    hidden = torch.randn(1, base.hidden_size, device=DEVICE)
     expected = grow(frame, base, heads, hidden, root, rank_guesses_reference)
 
-    nodes = Nodes.empty(len(frame), frame.max_depth + 1, torch.device("cpu"))
-    beam = Beam(torch.zeros(1, dtype=torch.long), root.view(1), torch.zeros(1, dtype=torch.long))
+    nodes = Nodes.empty(len(frame), frame.max_depth + 1, root.device)
+    zero = frame.depths[:1]
+    beam = Beam(zero, root.view(1), zero)
     state = hidden
     for depth, level in enumerate(frame.levels):
         state = heads.advance(state[beam.rows], base.embed(beam.tokens), depth)
