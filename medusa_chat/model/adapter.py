@@ -83,6 +83,18 @@ class Adapter:
             for layer in self._layers:
                 layer.enable_adapters(True)
 
+    def remember_less(self) -> None:
+        """Layers run again on the way back instead of keeping what gradients need: a third more time, and
+        memory for one layer instead of all.
+        """
+        causal_lm = self._peft.base_model.model
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)  # transformers 5.23 has another name for it
+            causal_lm.gradient_checkpointing_enable({"use_reentrant": False})
+        for module in causal_lm.modules():
+            if hasattr(module, "gradient_checkpointing"):
+                module.training = True  # without it they don't; what is inside them stays as it is
+
     def save(self, folder: Path, base_name: str) -> str:
         """Writes it into `folder`; returns its digest. Raises CheckpointError on a full disk and such."""
         import peft
@@ -98,7 +110,11 @@ class Adapter:
 
     def take_off(self) -> None:
         """The base is as it was before; this can't be used any more."""
-        self._peft.unload()
+        causal_lm = self._peft.unload()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", FutureWarning)
+            causal_lm.gradient_checkpointing_disable()
+        causal_lm.eval()
 
 
 @torch.no_grad()
