@@ -142,6 +142,7 @@ class StepGraphs:
         if self._store is not cache.store:
             self._graphs.clear()
             self._plans.clear()
+            self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last of its graphs
             self._store = cache.store
         key = id(plan.candidates), _num_nodes(plan)
         if key not in self._graphs:
