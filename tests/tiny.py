@@ -58,6 +58,9 @@ class TableModel(BaseModel):
     ) -> torch.Tensor:
         return torch.nn.functional.one_hot(ids, self.vocab_size).float()
 
+    def embed(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(ids, self.vocab_size).float()
+
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         return hidden @ self.table
 

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING
 from medusa_chat.records import LoadProgress
 
 if TYPE_CHECKING:
-    from medusa_chat.training.medusa1 import TrainingReport
+    from medusa_chat.training.loop import TrainingReport
     from medusa_chat.training.run import Listener
 
 _SECONDS_BETWEEN_LINES = 10.0

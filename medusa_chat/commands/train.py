@@ -11,6 +11,7 @@ import typer
 from medusa_chat.commands.options import DeviceOption, DTypeOption, QuantOption
 from medusa_chat.commands.progress import shown_progress, training_progress
 from medusa_chat.records import LoadRequest
+from medusa_chat.training.recipe import HeadKind
 
 if TYPE_CHECKING:
     from medusa_chat.training.accuracy import HeadAccuracy
@@ -24,6 +25,15 @@ def train(
     ] = None,
     out: Annotated[
         Path | None, typer.Option(metavar="FOLDER", help="Where the heads go; by default beside your data.")
+    ] = None,
+    head_kind: Annotated[
+        HeadKind | None,
+        typer.Option(help="The paper's blocks, wider MLPs, or heads that see the draft's path so far."),
+    ] = None,
+    heads: Annotated[int | None, typer.Option(min=1, help="Tokens to guess ahead.")] = None,
+    layers: Annotated[int | None, typer.Option(min=1, help="Blocks, or layers of path heads.")] = None,
+    head_width: Annotated[
+        float | None, typer.Option(min=0.01, help="Hidden units of a layer, in the model's hidden sizes.")
     ] = None,
     tokens: Annotated[int | None, typer.Option(min=1, help="Tokens of dialogue to write.")] = None,
     epochs: Annotated[int | None, typer.Option(min=1, help="Times each dialogue is learnt from.")] = None,
@@ -55,6 +65,10 @@ def train(
         request = LoadRequest(settings.model, None, settings.quant, settings.device, settings.dtype)
         loaded = open_model(request, on_progress)
     given: dict[str, Any] = {
+        "head_kind": head_kind,
+        "num_heads": heads,
+        "num_layers": layers,
+        "head_width": head_width,
         "num_tokens": tokens,
         "epochs": epochs,
         "sequence_length": sequence_length,

@@ -74,11 +74,13 @@ class BlockHeads(MedusaHeads):
     def rows(self, hidden: torch.Tensor, path: torch.Tensor) -> torch.Tensor:
         return self(hidden)  # type: ignore[no-any-return]
 
-    def logits(self, hidden: torch.Tensor, base: BaseModel) -> torch.Tensor:
-        x = self(hidden)  # (K, 1, D)
+    def logits_of(self, rows: torch.Tensor, base: BaseModel) -> torch.Tensor:
         if self.lm_heads is None:
-            return self.shared_logits(x[:, 0], base)
-        return torch.bmm(x, self.lm_heads.transpose(1, 2))[:, 0]
+            return super().logits_of(rows, base)
+        return torch.bmm(rows, self.lm_heads.transpose(1, 2))
+
+    def logits(self, hidden: torch.Tensor, base: BaseModel) -> torch.Tensor:
+        return self.logits_of(self(hidden), base)[:, 0]
 
     def tensors(self, names: BlockNames = REFERENCE) -> dict[str, torch.Tensor]:
         tensors = {}

@@ -69,6 +69,10 @@ class MedusaHeads(nn.Module):
         """
         raise NotImplementedError
 
+    def logits_of(self, rows: torch.Tensor, base: BaseModel) -> torch.Tensor:
+        """Each head's states (K, n, D) -> logits (K, n, V')."""
+        return self.shared_logits(rows.flatten(0, 1), base).view(*rows.shape[:2], -1)
+
     def logits(self, hidden: torch.Tensor, base: BaseModel) -> torch.Tensor:
         """One hidden state (1, D) -> (K, V'), of heads that see no path."""
         raise NotImplementedError

@@ -65,7 +65,7 @@ class MlpHeads(MedusaHeads):
         return self(hidden)  # type: ignore[no-any-return]
 
     def logits(self, hidden: torch.Tensor, base: BaseModel) -> torch.Tensor:
-        return self.shared_logits(self(hidden)[:, 0], base)
+        return self.logits_of(self(hidden), base)[:, 0]
 
     def tensors(self) -> dict[str, torch.Tensor]:
         tensors = {}

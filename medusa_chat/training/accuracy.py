@@ -11,7 +11,7 @@ from medusa_chat.decoding.tree import MAX_PATHS, NodePath
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.training.dialogues import Dialogues
-from medusa_chat.training.medusa1 import gather_targets
+from medusa_chat.training.targets import gather_targets
 
 _MAX_RANK = 10
 _BATCH = 8
@@ -52,15 +52,22 @@ def _share(ranks: torch.Tensor, count: int) -> float:
 
 
 def _ranks(base: BaseModel, heads: MedusaHeads, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
-    """(n, K) rank of the true token among each head's guesses; _MAX_RANK beyond that; -1 past the answer."""
-    ids, answer = ids.to(base.device), answer.to(base.device)
-    hidden = base.forward(ids, base.new_cache(ids.shape[1]))
+    """(n, K) rank of the true token among each head's guesses, given the true path so far; _MAX_RANK beyond
+    that and outside the heads' vocabulary; -1 past the answer.
+    """
+    hidden = base.forward(ids.to(base.device), base.new_cache(ids.shape[1]))
     targets = gather_targets(hidden, ids, answer, heads.num_heads)
+    number = torch.arange(base.vocab_size, device=base.device)  # of each token among the guesses
+    if heads.vocabulary is not None:
+        number = torch.full_like(number, -1)
+        number[heads.vocabulary] = torch.arange(len(heads.vocabulary), device=base.device)
     parts = []
     for rows in torch.split(torch.arange(targets.hidden.shape[0], device=base.device), _ROWS):
-        logits = base.logits(heads(targets.hidden[rows]))  # (K, rows, V)
-        true = logits.gather(2, targets.ids[:, rows, None])
-        parts.append((logits > true).sum(-1).clamp_max(_MAX_RANK))
+        states = heads.rows(targets.hidden[rows], base.embed(targets.path[:, rows]))  # (K, rows, D)
+        logits = heads.logits_of(states, base)  # (K, rows, V')
+        wanted = number[targets.ids[:, rows]]
+        true = logits.gather(2, wanted.clamp_min(0)[..., None])
+        parts.append((logits > true).sum(-1).clamp_max(_MAX_RANK).masked_fill(wanted < 0, _MAX_RANK))
     ranks = torch.cat(parts, dim=1) if parts else torch.empty(heads.num_heads, 0, dtype=torch.long)
     return ranks.masked_fill(~targets.valid, -1).T.cpu()
 

@@ -12,11 +12,11 @@ BackboneLoss = Literal["self-distilled", "labels"]
 
 @dataclass(frozen=True, slots=True)
 class Recipe:
-    """head_kind: of medusa_chat/model's heads. num_layers: blocks or gated layers. head_width: hidden units of a
-    layer, in hidden sizes (not of blocks, which are square). vocabulary_share: of the answers' tokens that
-    the heads' vocabulary must cover. num_tokens: positions of self-written dialogue (about two thirds of them answers). sequence_length and
-    batch_size: of a training step, tokens and sequences. answer_temperature: of half the answers; the other
-    half are greedy, as heads are used most.
+    """head_kind: of medusa_chat/model's heads. num_layers: blocks or gated layers (wider MLPs have one).
+    head_width: hidden units of a layer, in hidden sizes (not of blocks, which are square). vocabulary_share:
+    of the answers' tokens that the heads' vocabulary must cover. num_tokens: positions of self-written
+    dialogue (about two thirds of them answers). sequence_length and batch_size: of a training step, tokens
+    and sequences. answer_temperature: of half the answers; the other half are greedy, as heads are used most.
     """
 
     head_kind: HeadKind = "path"

@@ -13,12 +13,14 @@ from medusa_chat.engine.opening import OpenModel
 from medusa_chat.errors import MedusaError, OutOfMemory, UsageError
 from medusa_chat.files import writing
 from medusa_chat.model.base import BaseModel
-from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.training.accuracy import HeadAccuracy, measure_accuracy
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
-from medusa_chat.training.medusa1 import Medusa1Trainer, TrainingReport, has_targets
+from medusa_chat.training.fresh import fresh_heads
+from medusa_chat.training.loop import TrainingReport
+from medusa_chat.training.medusa1 import medusa1_loop
 from medusa_chat.training.recipe import Recipe
 from medusa_chat.training.shards import read_shards, split, write_shards
+from medusa_chat.training.targets import has_targets
 
 _SEQUENCES_AT_ONCE_GPU = 1536
 _SEQUENCES_AT_ONCE_CPU = 16
@@ -61,10 +63,9 @@ def _train(
 ) -> HeadAccuracy:
     base = model.base
     training, held_out = _write_dialogues(model, recipe, work / "data", listener, prompts)
-    torch.manual_seed(recipe.seed)
-    heads = BlockHeads.fresh(recipe.num_heads, recipe.num_layers, base.hidden_size).to(base.device)
-    trainer = Medusa1Trainer(base, heads, training, recipe, work)
-    trainer.run(listener.on_report)
+    heads = fresh_heads(base, training, recipe)
+    loop = medusa1_loop(base, heads, training, recipe, work)
+    loop.run(listener.on_report)
     heads = heads.to(base.dtype).requires_grad_(False)
     accuracy = measure_accuracy(base, heads, held_out)
     heads.config = {
@@ -72,7 +73,7 @@ def _train(
         "base_fingerprint": base.fingerprint,
         "recipe": asdict(recipe),
         "trained_tokens": int(training.answer.sum()) * recipe.epochs,
-        "steps": trainer.num_steps,
+        "steps": loop.num_steps,
         "top_accuracy": {str(count): [round(p, 4) for p in row] for count, row in accuracy.top.items()},
         "path_probability": {
             " ".join(map(str, path)): round(p, 5) for path, p in accuracy.path_probability.items()

@@ -14,18 +14,20 @@ import torch
 from medusa_chat import files
 from medusa_chat.errors import CheckpointError, MedusaError, UsageError
 from medusa_chat.model.base import BaseModel
-from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.heads import MedusaHeads
-from medusa_chat.training import medusa1
-from medusa_chat.training.accuracy import measure_accuracy
+from medusa_chat.training import loop
 from medusa_chat.training.dialogues import Dialogues
-from medusa_chat.training.medusa1 import Medusa1Trainer, TrainingReport
-from medusa_chat.training.recipe import Recipe
+from medusa_chat.training.fresh import fresh_heads
+from medusa_chat.training.loop import TrainingLoop, TrainingReport
+from medusa_chat.training.medusa1 import Medusa1, medusa1_loop
+from medusa_chat.training.recipe import HeadKind, Recipe
+from medusa_chat.training.targets import Targets
 from tests.tiny import tiny_llama
 from tests.training.chatty import periodic_dialogues
 
 PERIOD = 7
-RECIPE = Recipe(num_heads=3, num_layers=2, epochs=5, batch_size=4, warmup_steps=3, learning_rate=3e-3)
+RECIPE = Recipe(num_heads=3, epochs=5, batch_size=4, warmup_steps=3, learning_rate=3e-3)
+KINDS: list[HeadKind] = ["block", "mlp", "path"]
 
 
 class Stop(BaseException):
@@ -34,12 +36,13 @@ class Stop(BaseException):
 
 def trainer(
     folder: Path, recipe: Recipe = RECIPE, dialogues: Dialogues | None = None, base: BaseModel | None = None
-) -> tuple[Medusa1Trainer, MedusaHeads]:
+) -> tuple[TrainingLoop, MedusaHeads]:
     """25 steps by default."""
-    heads = BlockHeads.fresh(recipe.num_heads, recipe.num_layers, 32)
+    base = base or tiny_llama()
     data = periodic_dialogues(20, 24, PERIOD) if dialogues is None else dialogues
+    heads = fresh_heads(base, data, recipe)
     folder.mkdir(exist_ok=True)
-    return Medusa1Trainer(base or tiny_llama(), heads, data, recipe, folder), heads
+    return medusa1_loop(base, heads, data, recipe, folder), heads
 
 
 def trained(folder: Path, recipe: Recipe = RECIPE) -> dict[str, torch.Tensor]:
@@ -57,24 +60,25 @@ def assert_same_bits(first: dict[str, torch.Tensor], second: dict[str, torch.Ten
 @pytest.fixture
 def save_always(monkeypatch: pytest.MonkeyPatch) -> None:
     """A checkpoint after every step."""
-    monkeypatch.setattr(medusa1, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
 
 
-def test_heads_learn_a_periodic_sequence_at_every_depth(tmp_path: Path) -> None:
-    recipe = replace(RECIPE, num_heads=4, epochs=40, learning_rate=5e-3)
+@pytest.mark.parametrize("kind", KINDS)
+def test_heads_learn_a_periodic_sequence_at_every_depth(tmp_path: Path, kind: HeadKind) -> None:
+    recipe = replace(RECIPE, head_kind=kind, num_heads=4, epochs=40, learning_rate=5e-3)
     base, data = tiny_llama(), periodic_dialogues(20, 40, PERIOD)
     one, heads = trainer(tmp_path, recipe, data, base)
     reports: list[TrainingReport] = []
     one.run(reports.append)
     assert reports[-1].step == reports[-1].num_steps == 200
     assert reports[-1].accuracy == [1.0] * 4
-    assert measure_accuracy(base, heads, data).top[1] == [1.0] * 4
     # And without the code's own idea of targets: after …, t comes t + 1, the heads guess t + 2, t + 3, …
     ids = data.ids[:1].long()
-    hidden = base.forward(ids, base.new_cache(64))[0]
+    hidden = base.hidden_states(ids)[0]
     for row in range(3, 30):
-        guesses = heads.logits(hidden[row : row + 1], base).argmax(-1)
-        assert guesses.tolist() == [(int(ids[0, row]) + 2 + head) % PERIOD for head in range(4)]
+        following = (int(ids[0, row]) + torch.arange(1, 6)) % PERIOD
+        states = heads.rows(hidden[row : row + 1], base.embed(following[:4])[:, None])  # (4, 1, D)
+        assert base.logits(states).argmax(-1)[:, 0].tolist() == following[1:].tolist()
 
 
 def test_the_base_stays_as_it_is_and_gets_no_gradient(tmp_path: Path) -> None:
@@ -89,30 +93,32 @@ def test_the_base_stays_as_it_is_and_gets_no_gradient(tmp_path: Path) -> None:
 
 
 @pytest.mark.usefixtures("save_always")
-@pytest.mark.parametrize("stop_at", [10, 20])
-def test_interrupted_it_ends_at_the_same_heads(tmp_path: Path, stop_at: int) -> None:
+@pytest.mark.parametrize(("kind", "stop_at"), [("block", 10), ("path", 10), ("path", 20)])
+def test_interrupted_it_ends_at_the_same_heads(tmp_path: Path, kind: HeadKind, stop_at: int) -> None:
+    recipe = replace(RECIPE, head_kind=kind)
+
     def stop(report: TrainingReport) -> None:
         if report.step == stop_at:
             raise Stop
 
-    one, _ = trainer(tmp_path / "interrupted")
+    one, _ = trainer(tmp_path / "interrupted", recipe)
     with pytest.raises(Stop):
         one.run(stop)
-    again, heads = trainer(tmp_path / "interrupted")
+    again, heads = trainer(tmp_path / "interrupted", recipe)
     assert again.step == stop_at
     again.run(lambda report: None)
-    assert_same_bits(heads.state_dict(), trained(tmp_path / "straight"))
+    assert_same_bits(heads.state_dict(), trained(tmp_path / "straight", recipe))
 
 
 KILLED = """
 import sys
 from pathlib import Path
 import torch
-from medusa_chat.training import medusa1
+from medusa_chat.training import loop
 from tests.training.test_medusa1 import trainer
 
 torch.set_num_threads(1)
-medusa1._SECONDS_BETWEEN_CHECKPOINTS = -1.0
+loop._SECONDS_BETWEEN_CHECKPOINTS = -1.0
 one, _ = trainer(Path(sys.argv[1]))
 one.run(lambda report: print(report.step, flush=True))
 """
@@ -169,6 +175,8 @@ def test_a_finished_training_is_finished(tmp_path: Path) -> None:
     "change",
     [
         {"num_heads": 2},
+        {"head_kind": "mlp"},
+        {"head_width": 0.5},
         {"num_layers": 1},
         {"epochs": 6},
         {"batch_size": 5},
@@ -243,23 +251,25 @@ def test_the_step_is_told_though_nobody_looked_when_it_happened(
 @pytest.mark.usefixtures("save_always")
 def test_heads_lost_in_the_last_update_are_not_saved(tmp_path: Path) -> None:
     one, heads = trainer(tmp_path)
-    heads.weight.register_hook(lambda gradient: gradient * torch.nan if one.step == 2 else gradient)
+    next(heads.parameters()).register_hook(
+        lambda gradient: gradient * torch.nan if one.step == 2 else gradient
+    )
     with pytest.raises(MedusaError, match=r"not a number at step 3; .* goes on from step 2 "):
         one.run(lambda report: None)
     assert trainer(tmp_path)[0].step == 2
 
 
-def _poison(monkeypatch: pytest.MonkeyPatch, one: Medusa1Trainer, at_step: int) -> None:
+def _poison(monkeypatch: pytest.MonkeyPatch, one: TrainingLoop, at_step: int) -> None:
     """The base's hidden states are not numbers in the batch of this step."""
-    honest = one.hidden_targets
+    honest = Medusa1.targets
 
-    def poisoned(rows: torch.Tensor) -> medusa1.Targets:
-        targets = honest(rows)
+    def poisoned(learner: Medusa1, rows: torch.Tensor) -> Targets:
+        targets = honest(learner, rows)
         if one.step + 1 == at_step:
             targets.hidden[0] = torch.nan
         return targets
 
-    monkeypatch.setattr(one, "hidden_targets", poisoned)
+    monkeypatch.setattr(Medusa1, "targets", poisoned)
 
 
 def test_a_batch_without_answers_is_no_harm(tmp_path: Path) -> None:
@@ -273,11 +283,15 @@ def test_a_batch_without_answers_is_no_harm(tmp_path: Path) -> None:
 
 
 def test_the_learning_rate_rises_then_falls_to_nothing(tmp_path: Path) -> None:
-    one, _ = trainer(tmp_path)
+    shares = [loop.share_of_peak(step, 3, 25) for step in range(25)]
+    assert shares[:4] == pytest.approx([1 / 3, 2 / 3, 1, 1])
+    assert shares[3:] == sorted(shares[3:], reverse=True)
+    assert 0 < shares[-1] < 0.05
+
+    one, heads = trainer(tmp_path, replace(RECIPE, epochs=1))
     rates = []
-    for step in range(one.num_steps):
-        one.step = step
-        rates.append(one._learning_rate())
-    assert rates[:4] == pytest.approx([1e-3, 2e-3, 3e-3, 3e-3])
-    assert rates[3:] == sorted(rates[3:], reverse=True)
-    assert 0 < rates[-1] < 1e-4
+    next(heads.parameters()).register_hook(
+        lambda gradient: rates.append(one._optimizer.param_groups[0]["lr"])
+    )
+    one.run(lambda report: None)
+    assert rates == [RECIPE.learning_rate * loop.share_of_peak(step, 3, 5) for step in range(5)]

@@ -16,10 +16,11 @@ from medusa_chat.errors import CheckpointError, HeadsMismatch, MedusaError, OutO
 from medusa_chat.model.head_files import load_heads
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import Chunk, Message, SamplingOptions
-from medusa_chat.training import medusa1
+from medusa_chat.training import loop
 from medusa_chat.training.accuracy import HeadAccuracy
 from medusa_chat.training.dialogues import DialogueWriter
-from medusa_chat.training.medusa1 import Medusa1Trainer, TrainingReport
+from medusa_chat.training.loop import TrainingReport
+from medusa_chat.training.medusa1 import Medusa1
 from medusa_chat.training.recipe import Recipe
 from medusa_chat.training.run import Listener, train_heads
 from tests.training.chatty import chatty_model, silent_listener
@@ -83,8 +84,8 @@ def test_heads_of_another_base_are_refused(tmp_path: Path) -> None:
 def test_interrupted_anywhere_it_ends_at_the_same_heads(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, where: str
 ) -> None:
-    monkeypatch.setattr(medusa1, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
-    monkeypatch.setattr(medusa1, "_STEPS_BETWEEN_REPORTS", 3)
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(loop, "_STEPS_BETWEEN_REPORTS", 3)
 
     def stop(*_: object) -> None:
         raise KeyboardInterrupt
@@ -110,14 +111,14 @@ MEMORY = (
 )
 
 
-@pytest.mark.parametrize("owner", [DialogueWriter, Medusa1Trainer])
+@pytest.mark.parametrize("owner", [DialogueWriter, Medusa1])
 def test_a_full_gpu_is_one_sentence(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, owner: type[Any]
 ) -> None:
     def fail(*_: object) -> None:
         raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB.")
 
-    monkeypatch.setattr(owner, "write" if owner is DialogueWriter else "hidden_targets", fail)
+    monkeypatch.setattr(owner, "write" if owner is DialogueWriter else "targets", fail)
     with pytest.raises(OutOfMemory) as caught:
         train(tmp_path)
     assert str(caught.value) == MEMORY

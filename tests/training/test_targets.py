@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from medusa_chat.training.dialogues import Dialogues
-from medusa_chat.training.medusa1 import gather_targets, has_targets
+from medusa_chat.training.targets import gather_targets, has_targets
 
 
 def test_head_k_guesses_the_token_k_plus_2_places_after_the_rows_own() -> None:
@@ -18,6 +18,7 @@ def test_head_k_guesses_the_token_k_plus_2_places_after_the_rows_own() -> None:
     # after that too: 1, 2, 3.
     assert targets.hidden.tolist() == [[11.0], [12.0], [13.0]]
     assert targets.ids.tolist() == [[13, 14, 15], [14, 15, 16], [15, 16, 17]]
+    assert targets.path.tolist() == [[12, 13, 14], [13, 14, 15], [14, 15, 16]]
     # Past the answer's end nothing counts, nor what comes after a gap (17).
     assert targets.valid.tolist() == [[True, True, True], [True, True, False], [True, False, False]]
     assert targets.ids.dtype == torch.int64

@@ -14,7 +14,7 @@ import torch
 
 from medusa_chat import cli, paths
 from medusa_chat.model.head_files import load_heads
-from medusa_chat.training import medusa1, run
+from medusa_chat.training import loop, run
 from medusa_chat.training.dialogues import DialogueWriter
 from tests.training.chatty import save_chatty_model
 
@@ -42,9 +42,11 @@ def test_it_trains_reports_and_says_how_to_chat(chatty: Path, capsys: pytest.Cap
     folder = paths.data_dir() / "heads" / "chatty"
     lines = out.splitlines()
     assert lines[0].startswith("Accuracy on ")
-    assert [line.split()[:2] for line in lines[1:5]] == [["head", str(head)] for head in (1, 2, 3, 4)]
-    assert [line.split()[:2] for line in lines[5:9]] == [[size, "nodes:"] for size in ("8", "16", "32", "64")]
-    assert lines[9:] == [
+    assert [line.split()[:2] for line in lines[1:6]] == [["head", str(head)] for head in (1, 2, 3, 4, 5)]
+    assert [line.split()[:2] for line in lines[6:10]] == [
+        [size, "nodes:"] for size in ("8", "16", "32", "64")
+    ]
+    assert lines[10:] == [
         f"The heads are in {folder}. Chat with them: medusa-chat --model {chatty} --heads {folder}"
     ]
     assert "dialogues 16/25" in err
@@ -52,7 +54,7 @@ def test_it_trains_reports_and_says_how_to_chat(chatty: Path, capsys: pytest.Cap
     assert "step 2/2 loss " in err
     recipe = json.loads((folder / "config.json").read_text())["recipe"]
     assert (recipe["num_tokens"], recipe["epochs"], recipe["batch_size"]) == (1600, 1, 8)
-    assert load_heads(folder).num_heads == 4
+    assert load_heads(folder).num_heads == 5
 
 
 def test_prompts_are_used_and_broken_lines_named(
@@ -103,10 +105,10 @@ def test_out_of_memory_is_one_sentence(
 def test_other_settings_are_refused_and_the_same_ones_go_on(
     chatty: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupt(report: medusa1.TrainingReport) -> None:
+    def interrupt(report: loop.TrainingReport) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(medusa1, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
+    monkeypatch.setattr(loop, "_SECONDS_BETWEEN_CHECKPOINTS", -1.0)
     with monkeypatch.context() as patch:
         patch.setattr("medusa_chat.commands.progress._figures", interrupt)
         assert train(chatty, *SETTINGS) == 130
