@@ -11,10 +11,13 @@ import typer
 from medusa_chat.commands.options import DeviceOption, DTypeOption, QuantOption
 from medusa_chat.commands.progress import shown_progress, training_progress
 from medusa_chat.records import LoadRequest
-from medusa_chat.training.recipe import HeadKind
+from medusa_chat.training.recipe import LABELS, SELF_DISTILLED, BackboneLoss, HeadKind
 
 if TYPE_CHECKING:
     from medusa_chat.training.accuracy import HeadAccuracy
+    from medusa_chat.training.quality import Quality
+
+_ADAPTER_RECIPES = {"self-distilled": SELF_DISTILLED, "labels": LABELS}
 
 
 def train(
@@ -41,6 +44,13 @@ def train(
     batch_size: Annotated[int | None, typer.Option(min=1, help="Dialogues in a training step.")] = None,
     learning_rate: Annotated[float | None, typer.Option(min=1e-7, help="Its highest value.")] = None,
     seed: Annotated[int | None, typer.Option(min=0, max=2**32 - 1, help="For the same heads again.")] = None,
+    medusa2: Annotated[
+        BackboneLoss | None,
+        typer.Option(
+            help="Then let an adapter of the model learn with the heads, held near what the model itself "
+            "would say, or near the dialogues' words."
+        ),
+    ] = None,
     quant: QuantOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
@@ -83,11 +93,14 @@ def train(
     first_messages = [prompt.text for prompt in prompt_file.prompts] if prompt_file is not None else []
     try:
         with training_progress() as listener:
-            accuracy = train_heads(loaded, recipe, work, out, listener, first_messages)
+            adapter_recipe = None if medusa2 is None else _ADAPTER_RECIPES[medusa2]
+            trained = train_heads(loaded, recipe, work, out, listener, first_messages, adapter_recipe)
     except KeyboardInterrupt:
         print("Stopped. Run the same command again to go on.", file=sys.stderr)
         raise
-    _print_accuracy(accuracy)
+    _print_accuracy(trained.accuracy)
+    if trained.quality is not None:
+        _print_quality(trained.quality)
     print(f"The heads are in {out}. Chat with them: medusa-chat --model {model} --heads {out}")
 
 
@@ -102,3 +115,15 @@ def _print_accuracy(accuracy: HeadAccuracy) -> None:
         tree = best_tree(accuracy.path_probability, size)
         expected = expected_tokens(tree, accuracy.path_probability)
         print(f"  {size:2} nodes: {expected:.2f} tokens a step to expect")
+
+
+def _print_quality(quality: Quality) -> None:
+    print(
+        f"Perplexity of the adapted model on {quality.num_tokens:,} tokens of held-out answers: "
+        f"{quality.perplexity:.4f}, of the model itself {quality.base_perplexity:.4f} ({quality.ratio - 1:+.2%})."
+    )
+    print(
+        f"Of {quality.num_replies:,} greedy replies it gives {quality.identical:.0%} word by word; it chooses "
+        f"{quality.agreement:.1%} of their tokens, and differs first after "
+        f"{quality.tokens_in_common:.0f} of {quality.tokens_a_reply:.0f}."
+    )

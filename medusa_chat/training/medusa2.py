@@ -145,7 +145,8 @@ def medusa2_loop(learner: Medusa2, folder: Path) -> TrainingLoop:
 def _settings(learner: Medusa2) -> dict[str, Any]:
     """What a checkpoint can't be gone on from with another value of; a learning rate that failed may be."""
     first, second = asdict(learner.recipe), asdict(learner.adapter_recipe)
-    del second["learning_rate"]
+    for settings in (first, second):
+        del settings["learning_rate"]
     return {
         **first,
         **{f"adapter_{name}": value for name, value in second.items()},

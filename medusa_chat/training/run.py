@@ -12,13 +12,16 @@ import torch
 from medusa_chat.engine.opening import OpenModel
 from medusa_chat.errors import MedusaError, OutOfMemory, UsageError
 from medusa_chat.files import writing
+from medusa_chat.model.adapter import ADAPTER_FOLDER, Adapter, merge_adapter
 from medusa_chat.model.base import BaseModel
 from medusa_chat.training.accuracy import HeadAccuracy, measure_accuracy
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
 from medusa_chat.training.fresh import fresh_heads
 from medusa_chat.training.loop import TrainingReport
 from medusa_chat.training.medusa1 import medusa1_loop
-from medusa_chat.training.recipe import Recipe
+from medusa_chat.training.medusa2 import Medusa2, medusa2_loop
+from medusa_chat.training.quality import Quality, compare, read
+from medusa_chat.training.recipe import AdapterRecipe, Recipe
 from medusa_chat.training.shards import read_shards, split, write_shards
 from medusa_chat.training.targets import has_targets
 
@@ -34,6 +37,16 @@ class Listener:
     on_report: Callable[[TrainingReport], None]
 
 
+@dataclass(frozen=True, slots=True)
+class Trained:
+    """accuracy: of the heads, on the model that they will be used with. quality: of the adapted one, if the
+    model was adapted.
+    """
+
+    accuracy: HeadAccuracy
+    quality: Quality | None
+
+
 def train_heads(
     model: OpenModel,
     recipe: Recipe,
@@ -41,8 +54,11 @@ def train_heads(
     out: Path,
     listener: Listener,
     prompts: Sequence[str] = (),
-) -> HeadAccuracy:
-    """Writes dialogues into work/data, trains, measures on held-out ones and saves the heads into `out`.
+    adapter_recipe: AdapterRecipe | None = None,
+) -> Trained:
+    """Writes dialogues into work/data, trains, measures on held-out ones and saves the heads into `out`. With
+    an adapter_recipe an adapter then learns with them (Medusa-2): it is saved there too, and merged into the
+    model in memory.
 
     Interrupted at any moment, it goes on from where it was when called again with the same recipe. Raises a
     MedusaError that says what to do: too little data, memory or disk, other settings than before.
@@ -55,17 +71,28 @@ def train_heads(
     with writing(out):  # now rather than after hours
         out.mkdir(parents=True, exist_ok=True)
     with _memory_explained():
-        return _train(model, recipe, work, out, listener, prompts)
+        return _train(model, recipe, work, out, listener, prompts, adapter_recipe)
 
 
 def _train(
-    model: OpenModel, recipe: Recipe, work: Path, out: Path, listener: Listener, prompts: Sequence[str]
-) -> HeadAccuracy:
+    model: OpenModel,
+    recipe: Recipe,
+    work: Path,
+    out: Path,
+    listener: Listener,
+    prompts: Sequence[str],
+    adapter_recipe: AdapterRecipe | None,
+) -> Trained:
     base = model.base
     training, held_out = _write_dialogues(model, recipe, work / "data", listener, prompts)
     heads = fresh_heads(base, training, recipe)
     loop = medusa1_loop(base, heads, training, recipe, work)
     loop.run(listener.on_report)
+    quality = None
+    if adapter_recipe is not None:
+        learner = Medusa2(base, heads, training, recipe, adapter_recipe)
+        medusa2_loop(learner, work).run(listener.on_report)
+        quality = _merge(model, learner.adapter, out / ADAPTER_FOLDER, held_out)
     heads = heads.to(base.dtype).requires_grad_(False)
     accuracy = measure_accuracy(base, heads, held_out)
     heads.config = {
@@ -79,9 +106,27 @@ def _train(
             " ".join(map(str, path)): round(p, 5) for path, p in accuracy.path_probability.items()
         },
     }
+    if adapter_recipe is not None and quality is not None:
+        heads.config |= {
+            "adapter": base.adapter,
+            "adapter_recipe": asdict(adapter_recipe),
+            "quality": quality.as_dict(),
+        }
     with writing(out):
         heads.save(out)
-    return accuracy
+    return Trained(accuracy, quality)
+
+
+def _merge(model: OpenModel, adapter: Adapter, folder: Path, held_out: Dialogues) -> Quality:
+    """Saves the adapter and puts it into the model's weights: what is judged is the model that will answer,
+    rounded and quantised.
+    """
+    base = model.base
+    digest = adapter.save(folder, model.spec.base)
+    adapter.take_off()
+    before = read(base, held_out)
+    merge_adapter(base, folder, digest)
+    return compare(before, read(base, held_out), held_out)
 
 
 @contextmanager

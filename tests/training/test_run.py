@@ -17,12 +17,11 @@ from medusa_chat.model.head_files import load_heads
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import Chunk, Message, SamplingOptions
 from medusa_chat.training import loop
-from medusa_chat.training.accuracy import HeadAccuracy
 from medusa_chat.training.dialogues import DialogueWriter
 from medusa_chat.training.loop import TrainingReport
 from medusa_chat.training.medusa1 import Medusa1
-from medusa_chat.training.recipe import Recipe
-from medusa_chat.training.run import Listener, train_heads
+from medusa_chat.training.recipe import SELF_DISTILLED, AdapterRecipe, Recipe
+from medusa_chat.training.run import Listener, Trained, train_heads
 from tests.training.chatty import chatty_model, silent_listener
 
 RECIPE = Recipe(
@@ -36,9 +35,15 @@ def train(
     *,
     model: OpenModel | None = None,
     listener: Listener | None = None,
-) -> HeadAccuracy:
+    adapter_recipe: AdapterRecipe | None = None,
+) -> Trained:
     return train_heads(
-        model or chatty_model(), recipe, tmp_path / "work", tmp_path / "heads", listener or silent_listener()
+        model or chatty_model(),
+        recipe,
+        tmp_path / "work",
+        tmp_path / "heads",
+        listener or silent_listener(),
+        adapter_recipe=adapter_recipe,
     )
 
 
@@ -47,7 +52,7 @@ def test_from_a_model_to_heads_the_engine_loads(tmp_path: Path) -> None:
     dialogues: list[tuple[int, int]] = []
     reports: list[TrainingReport] = []
     listener = Listener(lambda done, total: dialogues.append((done, total)), reports.append)
-    accuracy = train(tmp_path, model=model, listener=listener)
+    accuracy = train(tmp_path, model=model, listener=listener).accuracy
     assert dialogues == [(16, 24), (24, 24)]
     assert (reports[-1].step, reports[-1].num_steps) == (8, 8)  # 19 dialogues learnt from, 4 a step, twice
 
@@ -70,6 +75,34 @@ def test_from_a_model_to_heads_the_engine_loads(tmp_path: Path) -> None:
         replies.append([token for chunk in reply for token in chunk.ids])
     assert replies[0] == replies[1]
     assert len(replies[0]) > 1
+
+
+def test_an_adapter_learns_with_the_heads_and_is_used_with_them(tmp_path: Path) -> None:
+    reports: list[TrainingReport] = []
+    second = replace(SELF_DISTILLED, rank=4, alpha=4, epochs=1, learning_rate=1e-3)
+    listener = Listener(lambda done, total: None, reports.append)
+    model = chatty_model()
+    trained = train(tmp_path, model=model, listener=listener, adapter_recipe=second)
+    assert [report.step for report in reports if report.step == report.num_steps] == [8, 4]
+    assert trained.quality is not None
+    assert trained.quality.ratio == pytest.approx(1.0, abs=0.05)
+    config = json.loads((tmp_path / "heads" / "config.json").read_text())
+    assert config["quality"] == trained.quality.as_dict()
+    assert config["adapter_recipe"]["rank"] == 4
+    assert model.base.adapter == config["adapter"]
+
+    opened = chatty_model()
+    heads = open_heads(opened, str(tmp_path / "heads"))
+    assert heads is not None
+    assert heads.adapter == opened.base.adapter == config["adapter"]
+    merged, plain = (one.base.causal_lm.state_dict() for one in (opened, chatty_model()))
+    changed = {name for name, weight in merged.items() if not torch.equal(weight, plain[name])}
+    assert len(changed) == 2 * 7
+    assert all("_proj." in name for name in changed)
+    # What was judged at the end of training is what answers.
+    judged = model.base.causal_lm.state_dict()
+    assert all(torch.equal(weight, judged[name]) for name, weight in merged.items())
+    assert Session(opened, heads).info.model == "chatty+adapter"
 
 
 def test_heads_of_another_base_are_refused(tmp_path: Path) -> None:

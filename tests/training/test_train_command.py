@@ -57,6 +57,17 @@ def test_it_trains_reports_and_says_how_to_chat(chatty: Path, capsys: pytest.Cap
     assert load_heads(folder).num_heads == 5
 
 
+def test_medusa2_reports_what_became_of_the_model(chatty: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert train(chatty, *SETTINGS, "--medusa2", "self-distilled") == 0
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[10].startswith("Perplexity of the adapted model on ")
+    assert lines[11].startswith("Of ")
+    assert lines[12].startswith("The heads are in ")
+    folder = paths.data_dir() / "heads" / "chatty"
+    assert (folder / "adapter" / "adapter_model.safetensors").exists()
+    assert json.loads((folder / "config.json").read_text())["adapter"]
+
+
 def test_prompts_are_used_and_broken_lines_named(
     chatty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
