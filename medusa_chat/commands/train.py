@@ -120,10 +120,11 @@ def _print_accuracy(accuracy: HeadAccuracy) -> None:
 def _print_quality(quality: Quality) -> None:
     print(
         f"Perplexity of the adapted model on {quality.num_tokens:,} tokens of held-out answers: "
-        f"{quality.perplexity:.4f}, of the model itself {quality.base_perplexity:.4f} ({quality.ratio - 1:+.2%})."
+        f"{quality.perplexity:.4f}, of the model itself {quality.base_perplexity:.4f} "
+        f"({quality.ratio - 1:+.2%})."
     )
     print(
-        f"Of {quality.num_replies:,} greedy replies it gives {quality.identical:.0%} word by word; it chooses "
-        f"{quality.agreement:.1%} of their tokens, and differs first after "
+        f"Of {quality.num_replies:,} greedy replies it gives {quality.identical:.0%} word by word; "
+        f"it chooses {quality.agreement:.1%} of their tokens, and differs first after "
         f"{quality.tokens_in_common:.0f} of {quality.tokens_a_reply:.0f}."
     )
