@@ -63,6 +63,7 @@ class Adapter:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", FutureWarning)  # it asks transformers by an old name
             self._peft: Any = peft.get_peft_model(base.causal_lm, config)
+        self._dtype = base.dtype
         self._layers = [layer for layer in self._peft.modules() if isinstance(layer, BaseTunerLayer)]
         for layer in self._layers:
             layer.cast_input_dtype_enabled = False  # to float32, where autocast would only cast back
@@ -100,7 +101,9 @@ class Adapter:
         import peft
 
         tensors = peft.get_peft_model_state_dict(self._peft)
-        on_cpu = {name: tensor.detach().contiguous().cpu() for name, tensor in tensors.items()}
+        on_cpu = {
+            name: tensor.detach().to("cpu", self._dtype).contiguous() for name, tensor in tensors.items()
+        }
         config = {**self._peft.peft_config["default"].to_dict(), "base_model_name_or_path": base_name}
         with writing(folder):
             folder.mkdir(parents=True, exist_ok=True)
