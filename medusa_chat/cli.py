@@ -17,6 +17,7 @@ import typer
 
 from medusa_chat.commands.bench import bench
 from medusa_chat.commands.doctor import doctor
+from medusa_chat.commands.eval import evaluate
 from medusa_chat.commands.export import export
 from medusa_chat.commands.models import models
 from medusa_chat.commands.options import DeviceOption, DTypeOption, HeadsOption, ModelOption, QuantOption
@@ -30,6 +31,7 @@ from medusa_chat.records import LoadRequest
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False)
 for command in (say, models, pull, train, export, doctor):
     app.command()(command)
+app.command("eval")(evaluate)
 app.add_typer(bench)
 
 

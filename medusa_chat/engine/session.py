@@ -59,7 +59,7 @@ class Session:
         self._heads = heads
         self._prompter = Prompter(model.tokenizer, base.context_length)
         self._context = new_context(base, heads)
-        self._eos_ids = _eos_ids(base, model.tokenizer)
+        self._eos_ids = eos_ids(base, model.tokenizer)
         self._path_probability = (
             {} if heads is None else heads.calibration or published_paths(heads.num_heads)
         )
@@ -186,7 +186,8 @@ class Session:
         return StepStats(step.num_nodes, len(step.ids), step.seconds, len(self._context.ids))
 
 
-def _eos_ids(base: BaseModel, tokenizer: Any) -> frozenset[int]:
+def eos_ids(base: BaseModel, tokenizer: Any) -> frozenset[int]:
+    """What ends a reply."""
     generation = base.causal_lm.generation_config
     declared = generation.eos_token_id if generation is not None else None
     ids = declared if isinstance(declared, list) else [declared]

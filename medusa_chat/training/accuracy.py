@@ -11,7 +11,7 @@ from medusa_chat.decoding.tree import MAX_PATHS, NodePath
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.training.dialogues import Dialogues
-from medusa_chat.training.targets import gather_targets
+from medusa_chat.training.targets import Targets, gather_targets
 
 _MAX_RANK = 10
 _BATCH = 8
@@ -41,6 +41,11 @@ def measure_accuracy(base: BaseModel, heads: MedusaHeads, dialogues: Dialogues) 
             for start in range(0, len(ids), _BATCH)
         ]
     )
+    return summarise(ranks)
+
+
+def summarise(ranks: torch.Tensor) -> HeadAccuracy:
+    """Of the ranks (n, K) that rank_targets gives."""
     top = {count: [_share(column, count) for column in ranks.T] for count in (1, 3, 5, 10)}
     return HeadAccuracy(top, _path_probability(ranks.tolist()), len(ranks))
 
@@ -52,11 +57,15 @@ def _share(ranks: torch.Tensor, count: int) -> float:
 
 
 def _ranks(base: BaseModel, heads: MedusaHeads, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
+    hidden = base.forward(ids.to(base.device), base.new_cache(ids.shape[1]))
+    return rank_targets(base, heads, gather_targets(hidden, ids, answer, heads.num_heads))
+
+
+@torch.no_grad()
+def rank_targets(base: BaseModel, heads: MedusaHeads, targets: Targets) -> torch.Tensor:
     """(n, K) rank of the true token among each head's guesses, given the true path so far; _MAX_RANK beyond
     that and outside the heads' vocabulary; -1 past the answer.
     """
-    hidden = base.forward(ids.to(base.device), base.new_cache(ids.shape[1]))
-    targets = gather_targets(hidden, ids, answer, heads.num_heads)
     number = torch.arange(base.vocab_size, device=base.device)  # of each token among the guesses
     if heads.vocabulary is not None:
         number = torch.full_like(number, -1)
