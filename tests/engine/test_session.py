@@ -63,7 +63,7 @@ def text(chunks: list[Chunk]) -> str:
 
 def test_what_is_loaded(session: Session) -> None:
     info = session.info
-    assert (info.num_heads, info.context_length, info.device) == (4, 8192, "cpu")
+    assert (info.num_heads, info.context_length, info.device) == (5, 8192, "cpu")
     assert info.tree_size in info.step_seconds
     assert info.step_seconds[1] > 0
     assert info.memory_bytes > 250e6
