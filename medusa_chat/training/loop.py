@@ -1,4 +1,4 @@
-"""What every training has: batches in an order of their own, a learning rate that rises and falls, reports,
+"""What every training does: batches in an order of their own, a learning rate that rises and falls, reports,
 checkpoints to go on from, and a stop at a loss that is no number.
 """
 
@@ -35,26 +35,25 @@ class TrainingReport:
 
 
 class Learner(Protocol):
-    """What is trained. weights: by the names that a checkpoint gives them."""
+    """What is trained, and how it learns from a batch."""
 
     @property
-    def weights(self) -> Mapping[str, nn.Parameter]: ...
+    def weights(self) -> Mapping[str, nn.Parameter]:
+        """What trains, by the names it has in a checkpoint."""
 
     def learn(self, rows: torch.Tensor, done: float) -> torch.Tensor:
-        """Gradients of the loss of the dialogues (batch,) with these numbers, and the loss () itself. done:
-        share of the training that lies behind.
+        """Adds up the gradients of the loss on the dialogues (B,) with these numbers; returns the loss (a
+        tensor, so that nothing waits for the device). done: share of the training that lies behind.
         """
-        ...
 
     def accuracy(self) -> list[float]:
-        """Top-1 of each head on a few rows of the batch learnt from last."""
-        ...
+        """Top-1 of each head on a few rows of the last batch."""
 
 
 @dataclass(frozen=True, slots=True)
 class Batches:
-    """Every epoch's dialogues in an order of its own, which seed and epoch alone decide: a resumed training
-    sees the same batches.
+    """Which dialogues make up the batch of which step: a function of seed and epoch alone, so that a resumed
+    run sees the same ones. The few that don't fill an epoch's last batch are left out.
     """
 
     num_dialogues: int
@@ -64,12 +63,13 @@ class Batches:
 
     @property
     def num_steps(self) -> int:
-        return self._per_epoch * self.epochs
+        return self._steps_per_epoch * self.epochs
 
     def rows(self, step: int) -> torch.Tensor:
-        """(batch,) numbers of the dialogues of this step."""
-        epoch, place = divmod(step, self._per_epoch)
-        order = torch.randperm(self.num_dialogues, generator=torch.Generator().manual_seed(self.seed + epoch))
+        """Numbers (B,) of the dialogues of a step, from 0."""
+        epoch, place = divmod(step, self._steps_per_epoch)
+        shuffle = torch.Generator().manual_seed(self.seed + epoch)
+        order = torch.randperm(self.num_dialogues, generator=shuffle)
         return order[place * self._size : (place + 1) * self._size]
 
     @property
@@ -77,12 +77,12 @@ class Batches:
         return min(self.batch_size, self.num_dialogues)
 
     @property
-    def _per_epoch(self) -> int:
+    def _steps_per_epoch(self) -> int:
         return self.num_dialogues // self._size
 
 
 def share_of_peak(step: int, warmup_steps: int, num_steps: int) -> float:
-    """Of the learning rate: it rises in even steps, then falls along half a cosine."""
+    """Of the learning rate at a step, from 0: it rises in a line, then falls as half a cosine."""
     if step < warmup_steps:
         return (step + 1) / warmup_steps
     done = (step - warmup_steps) / max(1, num_steps - warmup_steps)
@@ -90,7 +90,8 @@ def share_of_peak(step: int, warmup_steps: int, num_steps: int) -> float:
 
 
 class TrainingLoop:
-    """Goes on from the checkpoint, if there is one.
+    """Trains in place; goes on from the checkpoint, if there is one. The optimiser's learning rates are the
+    highest ones. settings: what a checkpoint can't be gone on from with others of, as plain data.
 
     Raises UsageError for a checkpoint of other settings, CheckpointError for a damaged one.
     """
@@ -104,9 +105,6 @@ class TrainingLoop:
         settings: Mapping[str, Any],
         checkpoint: Path,
     ) -> None:
-        """optimizer: with the highest learning rates. settings: those that a checkpoint can't be gone on from
-        with others of.
-        """
         self._learner = learner
         self._optimizer = optimizer
         self._batches = batches
@@ -139,7 +137,6 @@ class TrainingLoop:
             self._save()
 
     def _train_step(self) -> torch.Tensor:
-        """One optimiser step; returns the loss (a tensor, so that nothing waits for the device)."""
         share = share_of_peak(self.step, self._warmup_steps, self.num_steps)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * share
@@ -149,11 +146,11 @@ class TrainingLoop:
         return loss
 
     def _check(self, losses: Sequence[torch.Tensor]) -> float:
-        """The latest of the last steps' losses. Raises MedusaError unless they and all learnt are finite."""
+        """The latest of the last steps' losses. Raises MedusaError unless they and the weights are finite."""
         values = torch.stack(list(losses)).tolist()
         finite = [math.isfinite(value) for value in values]
         # The last step's own update shows only in the weights.
-        finite[-1] &= all(bool(parameter.isfinite().all()) for parameter in self._learner.weights.values())
+        finite[-1] &= all(bool(weight.isfinite().all()) for weight in self._learner.weights.values())
         if not all(finite):
             step = self.step - len(finite) + 1 + finite.index(False)
             kept = f"goes on from step {self._saved_step} ({self._checkpoint})"
@@ -176,10 +173,12 @@ class TrainingLoop:
         write_whole(self._checkpoint, content.getbuffer())
         self._saved_step = self.step
 
+    @torch.no_grad()
     def _resume(self) -> int:
         if not self._checkpoint.exists():
             return 0
         try:
+            # On the CPU: the optimiser brings to the device what belongs there.
             state = torch.load(self._checkpoint, map_location="cpu", weights_only=True)
             settings, step = dict(state["settings"]), int(state["step"])
         except (OSError, EOFError, RuntimeError, pickle.UnpicklingError, KeyError, TypeError):
@@ -192,8 +191,7 @@ class TrainingLoop:
                 f"{self._checkpoint} is of a training with {difference}; "
                 "use the same settings, or remove that file to train anew."
             )
-        with torch.no_grad():
-            for name, weight in self._learner.weights.items():
-                weight.copy_(state["weights"][name])
+        for name, weight in self._learner.weights.items():
+            weight.copy_(state["weights"][name])
         self._optimizer.load_state_dict(state["optimizer"])
         return step

@@ -13,11 +13,14 @@ import torch
 
 from medusa_chat.errors import CheckpointError, UsageError
 from medusa_chat.files import write_whole, writing
+from medusa_chat.printable import printable
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
 from medusa_chat.training.recipe import Recipe, first_difference
 
 # What the data depends on; the rest of a recipe may change between data and training.
 _DATA_FIELDS = ("num_tokens", "sequence_length", "user_temperature", "answer_temperature", "seed")
+_LARGEST_IN_TWO_BYTES = 0xFFFF
+_SAMPLE_SIZE = 8
 
 
 def write_shards(
@@ -28,7 +31,8 @@ def write_shards(
     on_progress: Callable[[int], None],
 ) -> list[Path]:
     """Writes what is still missing; on_progress gets the number of dialogues there are. A folder begun with
-    another sequences_per_shard (another device's) goes on with its own.
+    another sequences_per_shard (another device's) goes on with its own. sample.txt beside the shards is
+    for people to read.
 
     Raises UsageError if the folder holds data of another recipe, CheckpointError if it can't be written to.
     """
@@ -40,19 +44,25 @@ def write_shards(
         file = folder / f"shard-{start:07d}.safetensors"
         if not file.exists():
             count = min(sequences_per_shard, recipe.num_sequences - start)
-            _save(file, writer.write(count, recipe.seed * 1_000_003 + start))
+            dialogues = writer.write(count, recipe.seed * 1_000_003 + start)
+            if start == 0:
+                _write_sample(folder / "sample.txt", writer, dialogues)
+            _save(file, dialogues)
         files.append(file)
         on_progress(min(start + sequences_per_shard, recipe.num_sequences))
     return files
 
 
 def read_shards(files: list[Path]) -> Dialogues:
-    """All dialogues of these shards. Raises CheckpointError naming a shard that can't be read."""
+    """All dialogues of these shards, raw as they were written (see cleaning.py).
+
+    Raises CheckpointError naming a shard that can't be read.
+    """
     shards = []
     for file in files:
         try:
             tensors = safetensors.torch.load_file(file)
-            shards.append(Dialogues(tensors["ids"], tensors["answer"], tensors["greedy"]))
+            shards.append(Dialogues(tensors["ids"].int(), tensors["answer"], tensors["greedy"]))
         except (OSError, safetensors.SafetensorError, KeyError) as error:
             raise CheckpointError(f"{file} is damaged ({error}); remove it and run train again.") from None
     return Dialogues(
@@ -63,8 +73,20 @@ def read_shards(files: list[Path]) -> Dialogues:
 
 
 def _save(file: Path, dialogues: Dialogues) -> None:
-    tensors = {"ids": dialogues.ids, "answer": dialogues.answer, "greedy": dialogues.greedy}
+    ids = dialogues.ids
+    if ids.max() <= _LARGEST_IN_TWO_BYTES:
+        ids = ids.to(torch.uint16)
+    tensors = {"ids": ids, "answer": dialogues.answer, "greedy": dialogues.greedy}
     write_whole(file, safetensors.torch.save(tensors))
+
+
+def _write_sample(file: Path, writer: DialogueWriter, dialogues: Dialogues) -> None:
+    """The first few dialogues as text."""
+    texts = []
+    for number, ids in enumerate(dialogues.ids[:_SAMPLE_SIZE]):
+        answers = "greedy answers" if dialogues.greedy[number] else "sampled answers"
+        texts.append(f"===== dialogue {number}, {answers} =====\n{printable(writer.text(ids))}\n")
+    write_whole(file, "\n".join(texts).encode())
 
 
 def _claim(folder: Path, recipe: Recipe, origin: dict[str, Any], sequences_per_shard: int) -> int:

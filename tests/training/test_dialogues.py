@@ -1,126 +1,23 @@
-"""How dialogues are written: forced pieces, ends of turns, what counts as answer, how a token is drawn."""
+"""Dialogues as they are written: their beginnings, what is answered, how a token is drawn."""
 
 from __future__ import annotations
 
 import math
 from collections import Counter
-from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from transformers import AutoTokenizer
 
-from medusa_chat.errors import UnsupportedModel
+from medusa_chat.errors import UsageError
 from medusa_chat.training import dialogues
-from medusa_chat.training.dialogues import DialogueWriter, _TurnState, sample_rows
+from medusa_chat.training.dialogues import DialogueWriter, sample_rows
 from medusa_chat.training.recipe import Recipe
-from medusa_chat.training.template import TurnTokens, turn_tokens
+from medusa_chat.training.template import turn_tokens
+from tests.tiny import TableModel
 from tests.training.chatty import END, TURN, chatty_model, tiny_tokenizer
 
 RECIPE = Recipe(sequence_length=64)
-# A user's turn ends with 90, which forces 91 and 92; an answer ends with 80, which forces 81.
-TURNS = TurnTokens(before_user=[70], to_answer=[90, 91, 92], to_user=[80, 81])
-
-
-def play(
-    starts: list[list[int]],
-    samples: list[list[int]],
-    *,
-    answering: bool = False,
-    longest: int = 100,
-    turns: TurnTokens = TURNS,
-) -> tuple[list[list[int]], list[list[int]]]:
-    """The dialogues (n rows of tokens) and answer masks that these samples (n rows, from position 1) make."""
-    state = _TurnState(
-        turns, starts, answering=answering, longest_user_turn=longest, device=torch.device("cpu")
-    )
-    columns = [state.starts[:, 0]]
-    masks = [torch.zeros(len(starts), dtype=torch.bool)]
-    for t, sampled in enumerate(torch.tensor(samples).T, start=1):
-        token, is_answer = state.advance(t, sampled)
-        columns.append(token)
-        masks.append(is_answer)
-    return torch.stack(columns, 1).tolist(), torch.stack(masks, 1).int().tolist()
-
-
-def test_turns_alternate_and_only_answers_count() -> None:
-    tokens, answer = play([[70, 1]], [[5, 2, 90, 5, 5, 3, 4, 80, 5, 6, 90, 5, 5, 7]])
-    #                 start  free end  forced  answer end f  user end forced  answer
-    assert tokens == [[70, 1, 2, 90, 91, 92, 3, 4, 80, 81, 6, 90, 91, 92, 7]]
-    assert answer == [[0, 0, 0, 0, 0, 0, 1, 1, 1, 0, 0, 0, 0, 0, 1]]
-
-
-def test_each_dialogue_goes_its_own_way() -> None:
-    tokens, answer = play([[70], [70, 1, 2]], [[90, 5, 5, 3, 80], [5, 5, 90, 5, 5]])
-    assert tokens == [[70, 90, 91, 92, 3, 80], [70, 1, 2, 90, 91, 92]]
-    assert answer == [[0, 0, 0, 0, 1, 1], [0, 0, 0, 0, 0, 0]]
-
-
-def test_a_given_prompt_starts_in_the_answer() -> None:
-    tokens, answer = play([[70, 1, 90, 91, 92]], [[5, 5, 5, 5, 3, 80, 5, 2]], answering=True)
-    assert tokens == [[70, 1, 90, 91, 92, 3, 80, 81, 2]]
-    assert answer == [[0, 0, 0, 0, 0, 1, 1, 0, 0]]
-
-
-def test_the_end_of_the_other_turn_ends_nothing() -> None:
-    tokens, answer = play([[70]], [[80, 90, 5, 5, 90, 80, 5]])
-    assert tokens == [[70, 80, 90, 91, 92, 90, 80, 81]]
-    assert answer == [[0, 0, 0, 0, 0, 1, 1, 0]]
-
-
-def test_a_rambling_user_is_cut_short() -> None:
-    tokens, answer = play([[70]], [[1, 2, 3, 4, 5, 6, 80, 5, 1, 2, 3, 4]], longest=3)
-    #                     three of the user's own, then the end is forced; after the answer counted afresh
-    assert tokens == [[70, 1, 2, 3, 90, 91, 92, 80, 81, 1, 2, 3, 90]]
-    assert answer == [[0, 0, 0, 0, 0, 0, 0, 1, 0, 0, 0, 0, 0]]
-
-
-def test_pieces_of_one_token() -> None:
-    turns = TurnTokens(before_user=[70], to_answer=[90], to_user=[80])
-    tokens, answer = play([[70]], [[1, 90, 2, 80, 3, 90, 80, 4]], turns=turns)
-    assert tokens == [[70, 1, 90, 2, 80, 3, 90, 80, 4]]
-    assert answer == [[0, 0, 0, 1, 1, 0, 0, 1, 0]]
-
-
-def test_the_pieces_around_messages_are_the_tokenizers_own_ids(default_model: Path) -> None:
-    tokenizer = AutoTokenizer.from_pretrained(default_model)
-    turns = turn_tokens(tokenizer)
-    messages = ["Write a poem.\nAbout ants!", "Ants – they march 12 × 12.  ", "Thanks 🐜", "You're welcome"]
-
-    def own(number: int) -> list[int]:
-        return list(tokenizer.encode(messages[number], add_special_tokens=False))
-
-    joined = [*turns.before_user, *own(0), *turns.to_answer, *own(1), *turns.to_user, *own(2)]
-    joined += [*turns.to_answer, *own(3), *turns.to_user]
-    roles = ["user", "assistant", "user", "assistant", "user"]
-    conversation = [
-        {"role": role, "content": text} for role, text in zip(roles, [*messages, ""], strict=True)
-    ]
-    rendered = tokenizer.apply_chat_template(conversation, return_dict=True)["input_ids"]
-    assert joined == rendered[: len(joined)]
-    # What the model samples to end its turn is what it was trained to.
-    assert turns.to_user[0] == turns.to_answer[0] == tokenizer.eos_token_id
-
-
-def test_the_pieces_of_the_tiny_template() -> None:
-    assert turn_tokens(tiny_tokenizer()) == TurnTokens([TURN, 3], [END, TURN, 4], [END, TURN, 3])
-
-
-@pytest.mark.parametrize(
-    ("template", "said"),
-    [
-        (None, "has no chat template"),
-        ("{% for m in messages %}<|turn|>{{ m['content'] | upper }}{% endfor %}", "rewrites messages"),
-        ("{% for m in messages[:2] %}<|turn|>{{ m['content'] }}{% endfor %}", "rewrites messages"),
-        ("{% for m in messages %}{{ m['content'] }}{% endfor %}", "puts nothing between turns"),
-        ("{{ raise_exception('System first!') }}", r"can't render a conversation \(System first!\)"),
-        ("{% for %}", "can't render a conversation"),
-    ],
-)
-def test_a_template_that_is_no_use_is_refused(template: str | None, said: str) -> None:
-    with pytest.raises(UnsupportedModel, match=said):
-        turn_tokens(tiny_tokenizer(template))
 
 
 def test_greedy_rows_are_the_argmax_among_hot_ones() -> None:
@@ -183,7 +80,9 @@ def test_dialogues_start_from_given_prompts() -> None:
     prompts = ["What is it ?", " ".join(["w20"] * 100)]
     writer = DialogueWriter(model.base, model.tokenizer, RECIPE, prompts)
     what = [5, 9, 10, 11]
-    possible = [[*turns.before_user, *words, *turns.to_answer] for words in (what, [20] * 32)]  # cut in half
+    possible = [
+        [*turns.before_user, *words, *turns.to_answer.ids] for words in (what, [20] * 32)
+    ]  # cut in half
     written = writer.write(10, 0)
     seen = set()
     for ids, answer in zip(written.ids.tolist(), written.answer.tolist(), strict=True):
@@ -211,3 +110,34 @@ def test_where_dialogues_come_from() -> None:
 
     assert origin() == {"base": model.base.fingerprint, "prompts": None}
     assert origin("a", "b")["prompts"] not in (None, origin("ab")["prompts"])
+
+
+def test_a_template_that_fills_the_dialogue_is_refused() -> None:
+    model = chatty_model()
+    with pytest.raises(UsageError) as caught:
+        DialogueWriter(model.base, model.tokenizer, Recipe(sequence_length=5))
+    assert str(caught.value) == (
+        "The model's chat template alone takes 5 of a dialogue's 5 tokens; use a larger --sequence-length."
+    )
+
+
+def test_turns_that_end_in_ordinary_words() -> None:
+    # A user's turn of words 30 and 31 ends with 22 23 24, though 22 alone is one of its words too.
+    successors = {21: [30, 31], 30: [31, 22], 31: [30, 22], 22: [23, 30], 23: [24], 24: [40, 41]}
+    successors |= {40: [41, END], 41: [40, END], END: [5]}
+    table = torch.full((64, 64), -20.0)
+    for token, following in successors.items():
+        table[token, following] = torch.tensor([0.2, 0.0])[: len(following)]
+    tokenizer = tiny_tokenizer(
+        "{% for m in messages %}{% if m['role'] == 'user' %}w20 w21 {{ m['content'] }}"
+        "{% else %} w22 w23 w24 {{ m['content'] }}<|end|>{% endif %}{% endfor %}"
+    )
+    recipe = Recipe(sequence_length=200, answer_temperature=1.0)
+    writer = DialogueWriter(TableModel(table), tokenizer, recipe, ["w30 w31 w30"])
+    written = writer.write(8, 0)
+    tokens = written.ids
+    assert tokens[:, :8].tolist() == [[20, 21, 30, 31, 30, 22, 23, 24]] * 8
+    assert torch.equal(written.answer, torch.isin(tokens, torch.tensor([40, 41, END])))
+    follows = set(zip(tokens[:, :-1].flatten().tolist(), tokens[:, 1:].flatten().tolist(), strict=True))
+    allowed = {(token, after) for token, all_after in successors.items() for after in all_after}
+    assert follows == allowed - {(END, 5)} | {(END, 20), (20, 21)}

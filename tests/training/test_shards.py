@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import errno
 import json
+import os
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -164,6 +166,63 @@ def test_a_folder_that_cannot_be_written_to_is_named(tmp_path: Path) -> None:
     (tmp_path / "data").write_text("a file where the folder should be")
     with pytest.raises(CheckpointError, match=r"data can't be written \(File exists\); see to that"):
         write(tmp_path / "data")
+
+
+def test_a_full_disk_is_one_sentence_and_loses_nothing(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def full(descriptor: int) -> None:
+        if (tmp_path / "shard-0000000.safetensors").exists():
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "fsync", full)
+        with pytest.raises(CheckpointError) as caught:
+            write(tmp_path)
+    assert str(caught.value) == (
+        f"{tmp_path / 'shard-0000004.safetensors'} can't be written (No space left on device); "
+        "see to that and run the same command again."
+    )
+    names = ["recipe.json", "sample.txt", "shard-0000000.safetensors"]
+    assert sorted(file.name for file in tmp_path.iterdir()) == names
+    seeds = []
+    monkeypatch.setattr(
+        DialogueWriter,
+        "write",
+        lambda _, count, seed: seeds.append(seed) or periodic_dialogues(count, 64, 7),
+    )
+    assert write(tmp_path).ids.shape == (10, 64)
+    assert seeds == [4, 8]
+
+
+def test_a_token_takes_three_bytes(tmp_path: Path) -> None:
+    write(tmp_path)
+    file = tmp_path / "shard-0000000.safetensors"
+    assert safetensors.torch.load_file(file)["ids"].dtype == torch.uint16
+    assert file.stat().st_size < 3 * 4 * 64 + 400
+    assert read_shards([file]).ids.dtype == torch.int32
+
+
+@pytest.mark.parametrize("largest", [0xFFFF, 0x10000, 151_642])
+def test_ids_of_all_sizes_come_back(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, largest: int) -> None:
+    data = periodic_dialogues(10, 64, 7)
+    data.ids[3, 5] = largest
+    monkeypatch.setattr(DialogueWriter, "write", lambda *_: data)
+    assert torch.equal(write(tmp_path, per_shard=10).ids, data.ids)
+
+
+def test_a_sample_is_there_to_be_read(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(DialogueWriter, "text", lambda _, ids: f"\x1b[31m{len(ids)} tokens\nend")
+    write(tmp_path, per_shard=2)
+    assert (tmp_path / "sample.txt").read_text() == (
+        "===== dialogue 0, greedy answers =====\n[31m64 tokens\nend\n"
+        "\n===== dialogue 1, sampled answers =====\n[31m64 tokens\nend\n"
+    )
+
+
+def test_a_dialogues_text_shows_its_turns() -> None:
+    one = writer()
+    assert one.text(torch.tensor([1, 3, 5, 9, 2, 1, 4])) == "<|turn|> user What is <|end|> <|turn|> assistant"
 
 
 @pytest.mark.parametrize(
