@@ -98,6 +98,7 @@ def train(
     except KeyboardInterrupt:
         print("Stopped. Run the same command again to go on.", file=sys.stderr)
         raise
+    print(trained.cleaning.summary)
     _print_accuracy(trained.accuracy)
     if trained.quality is not None:
         _print_quality(trained.quality)

@@ -15,6 +15,7 @@ from medusa_chat.files import writing
 from medusa_chat.model.adapter import ADAPTER_FOLDER, Adapter, merge_adapter
 from medusa_chat.model.base import BaseModel
 from medusa_chat.training.accuracy import HeadAccuracy, measure_accuracy
+from medusa_chat.training.cleaning import Cleaning, clean
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
 from medusa_chat.training.fresh import fresh_heads
 from medusa_chat.training.loop import TrainingReport
@@ -39,10 +40,11 @@ class Listener:
 
 @dataclass(frozen=True, slots=True)
 class Trained:
-    """accuracy: of the heads, on the model that they will be used with. quality: of the adapted one, if the
-    model was adapted.
+    """cleaning: what of the dialogues was left out. accuracy: of the heads, on the model that they will be
+    used with. quality: of the adapted one, if the model was adapted.
     """
 
+    cleaning: Cleaning
     accuracy: HeadAccuracy
     quality: Quality | None
 
@@ -84,7 +86,7 @@ def _train(
     adapter_recipe: AdapterRecipe | None,
 ) -> Trained:
     base = model.base
-    training, held_out = _write_dialogues(model, recipe, work / "data", listener, prompts)
+    training, held_out, cleaning = _write_dialogues(model, recipe, work / "data", listener, prompts)
     heads = fresh_heads(base, training, recipe)
     loop = medusa1_loop(base, heads, training, recipe, work)
     loop.run(listener.on_report)
@@ -114,7 +116,7 @@ def _train(
         }
     with writing(out):
         heads.save(out)
-    return Trained(accuracy, quality)
+    return Trained(cleaning, accuracy, quality)
 
 
 def _merge(model: OpenModel, adapter: Adapter, folder: Path, held_out: Dialogues) -> Quality:
@@ -145,7 +147,7 @@ def _memory_explained() -> Iterator[None]:
 
 def _write_dialogues(
     model: OpenModel, recipe: Recipe, folder: Path, listener: Listener, prompts: Sequence[str]
-) -> tuple[Dialogues, Dialogues]:
+) -> tuple[Dialogues, Dialogues, Cleaning]:
     """Those to train on and those held out; both hold answers, the latter greedy ones."""
     writer = DialogueWriter(model.base, model.tokenizer, recipe, prompts)
     files = write_shards(
@@ -155,14 +157,15 @@ def _write_dialogues(
         sequences_at_once(model.base, recipe.sequence_length),
         lambda count: listener.on_dialogues(count, recipe.num_sequences),
     )
-    training, held_out = split(read_shards(files), recipe.held_out)
+    dialogues, cleaning = clean(read_shards(files))
+    training, held_out = split(dialogues, recipe.held_out)
     greedy = Dialogues(*(part[held_out.greedy] for part in (held_out.ids, held_out.answer, held_out.greedy)))
     if not (has_targets(training, recipe.num_heads) and has_targets(greedy, recipe.num_heads)):
         raise MedusaError(
             f"The dialogues in {folder} hold too few answers to learn from; remove that folder and run train "
             "with more --tokens or a longer --sequence-length, or choose a chat model."
         )
-    return training, held_out
+    return training, held_out, cleaning
 
 
 def sequences_at_once(base: BaseModel, sequence_length: int) -> int:
