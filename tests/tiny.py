@@ -56,7 +56,10 @@ class TableModel(BaseModel):
         positions: torch.Tensor | None = None,
         visible: torch.Tensor | None = None,
     ) -> torch.Tensor:
-        return torch.nn.functional.one_hot(ids, self.vocab_size).float()
+        return self.hidden_states(ids)
+
+    def hidden_states(self, ids: torch.Tensor) -> torch.Tensor:
+        return torch.nn.functional.one_hot(ids.long(), self.vocab_size).float()
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:
         return torch.nn.functional.one_hot(ids, self.vocab_size).float()

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
@@ -15,6 +15,13 @@ from medusa_chat.commands.progress import shown_progress
 from medusa_chat.commands.table import as_table, figure
 from medusa_chat.records import LoadProgress, LoadRequest
 
+if TYPE_CHECKING:
+    from medusa_chat.engine.opening import OpenModel
+    from medusa_chat.model.heads import MedusaHeads
+    from medusa_chat.prompt_file import UserPrompt
+
+_LIMIT = 12
+_MAX_TOKENS = 96
 _BAR = 40  # characters of the longest bar
 
 
@@ -24,8 +31,8 @@ def evaluate(
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSONL of `turns` or `prompt`; its own without.")
     ] = None,
-    limit: Annotated[int, typer.Option(min=1, help="Prompts to use, spread over the file.")] = 12,
-    max_tokens: Annotated[int, typer.Option(min=8, help="Of each answer.")] = 96,
+    limit: Annotated[int, typer.Option(min=1, help="Prompts to use, spread over the file.")] = _LIMIT,
+    max_tokens: Annotated[int, typer.Option(min=8, help="Of each answer.")] = _MAX_TOKENS,
     quant: QuantOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
@@ -40,7 +47,6 @@ def evaluate(
     with shown_progress(always=False) as on_progress:
         from medusa_chat.bench.speed import OWN_PROMPTS
         from medusa_chat.engine.opening import open_heads, open_model
-        from medusa_chat.training.evaluation import evaluate as measure
 
         prompt_file = read_prompt_file(prompts or OWN_PROMPTS)
         request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
@@ -51,17 +57,31 @@ def evaluate(
                 f"{opened.spec.name} has no heads to measure; name some with --heads, or train them with "
                 f"`medusa-chat train {model}`."
             )
-        chosen = prompt_file.prompts[:: max(1, len(prompt_file.prompts) // limit)][:limit]
-        report = measure(
-            opened,
-            found,
-            chosen,
-            max_tokens,
-            lambda number: on_progress(LoadProgress(f"Prompt {number} of {len(chosen)}")),
-        )
+        report = measure(opened, found, prompt_file.prompts, on_progress, limit, max_tokens)
     if prompt_file.complaint:
         print(prompt_file.complaint, file=sys.stderr)
     print(json.dumps(report) if as_json else as_text(report))
+
+
+def measure(
+    model: OpenModel,
+    heads: MedusaHeads,
+    prompts: Sequence[UserPrompt],
+    on_progress: Callable[[LoadProgress], None],
+    limit: int = _LIMIT,
+    max_tokens: int = _MAX_TOKENS,
+) -> dict[str, Any]:
+    """The report on `limit` of the prompts, spread over them all. Takes over the model's weights."""
+    from medusa_chat.training.evaluation import evaluate as measure_on
+
+    chosen = prompts[:: max(1, len(prompts) // limit)][:limit]
+    return measure_on(
+        model,
+        heads,
+        chosen,
+        max_tokens,
+        lambda number: on_progress(LoadProgress(f"Prompt {number} of {len(chosen)}")),
+    )
 
 
 def as_text(report: dict[str, Any]) -> str:

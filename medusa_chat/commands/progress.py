@@ -45,13 +45,18 @@ def shown_progress(*, always: bool) -> Iterator[Callable[[LoadProgress], None]]:
 
 
 @contextmanager
-def training_progress() -> Iterator[Listener]:
-    """Gives a listener for training: two bars on a terminal, elsewhere a line every ten seconds."""
+def training_progress(*, shown: bool) -> Iterator[Listener]:
+    """Gives a listener for training: two bars on a terminal, elsewhere a line every ten seconds. shown: or
+    nothing anywhere.
+    """
     from rich.console import Console
     from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
     from medusa_chat.training.run import Listener
 
+    if not shown:
+        yield Listener(lambda done, total: None, lambda report: None)
+        return
     if not sys.stderr.isatty():
         lines = _SlowLines()
         yield Listener(

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medusa_chat.commands.eval import as_text, measure
 from medusa_chat.commands.options import DeviceOption, DTypeOption, QuantOption
 from medusa_chat.commands.progress import shown_progress, training_progress
 from medusa_chat.records import LoadRequest
-from medusa_chat.training.recipe import LABELS, SELF_DISTILLED, BackboneLoss, HeadKind
+from medusa_chat.training.recipe import LABELS, SELF_DISTILLED, BackboneLoss, HeadKind, Recipe
 
 if TYPE_CHECKING:
     from medusa_chat.training.accuracy import HeadAccuracy
@@ -64,16 +65,21 @@ def train(
     settings = load_settings(model=model, quant=quant, device=device, dtype=dtype)
     spec = resolve(settings.model)
     prompt_file = read_prompt_file(prompts) if prompts is not None else None
-    if prompt_file is not None and prompt_file.complaint:
-        print(prompt_file.complaint, file=sys.stderr)
-
     with shown_progress(always=True) as on_progress:
         from medusa_chat.engine.opening import open_model
-        from medusa_chat.training.recipe import Recipe
+        from medusa_chat.training.launching import num_to_launch, run_on_each
         from medusa_chat.training.run import train_heads
+        from medusa_chat.training.workers import join_workers
 
-        request = LoadRequest(settings.model, None, settings.quant, settings.device, settings.dtype)
-        loaded = open_model(request, on_progress)
+        num_gpus = num_to_launch(settings.device)
+        if not num_gpus:
+            workers = join_workers(settings.device)
+            request = LoadRequest(settings.model, None, settings.quant, settings.device, settings.dtype)
+            loaded = open_model(request, on_progress)
+    if num_gpus:
+        raise typer.Exit(run_on_each(num_gpus))
+    if prompt_file is not None and prompt_file.complaint and workers.is_first:
+        print(prompt_file.complaint, file=sys.stderr)
     given: dict[str, Any] = {
         "head_kind": head_kind,
         "num_heads": heads,
@@ -92,17 +98,27 @@ def train(
     work = paths.cache_dir() / "training" / f"{spec.name}-{loaded.quantization}"
     first_messages = [prompt.text for prompt in prompt_file.prompts] if prompt_file is not None else []
     try:
-        with training_progress() as listener:
+        with training_progress(shown=workers.is_first) as listener:
             adapter_recipe = None if medusa2 is None else _ADAPTER_RECIPES[medusa2]
-            trained = train_heads(loaded, recipe, work, out, listener, first_messages, adapter_recipe)
+            trained = train_heads(
+                loaded, recipe, work, out, listener, first_messages, adapter_recipe, workers
+            )
     except KeyboardInterrupt:
-        print("Stopped. Run the same command again to go on.", file=sys.stderr)
+        if workers.is_first:
+            print("Stopped. Run the same command again to go on.", file=sys.stderr)
         raise
+    if trained is None:
+        return
     print(trained.cleaning.summary)
     _print_accuracy(trained.accuracy)
     if trained.quality is not None:
         _print_quality(trained.quality)
-    print(f"The heads are in {out}. Chat with them: medusa-chat --model {model} --heads {out}")
+    print(f"The heads are in {out}. Chat with them: medusa-chat --model {model} --heads {out}\n", flush=True)
+    with shown_progress(always=False) as on_progress:
+        from medusa_chat.bench.speed import OWN_PROMPTS
+
+        report = measure(loaded, trained.heads, read_prompt_file(OWN_PROMPTS).prompts, on_progress)
+    print(as_text(report))
 
 
 def _print_accuracy(accuracy: HeadAccuracy) -> None:

@@ -66,10 +66,13 @@ class BaseModel:
         return getattr(self.causal_lm, "adapter_digest", None)
 
     def new_cache(self, max_length: int | None = None) -> KVCache:
-        """An empty cache that may grow to max_length tokens, by default the context length."""
+        """An empty cache for max_length tokens, whole at once, or one that grows up to the context length."""
         # float32 on the CPU: attention computes in it there, and would convert every row at every step.
         dtype = torch.float32 if self._reproducible else self.dtype
-        return KVCache(self.config.num_hidden_layers, max_length or self.context_length, dtype)
+        num_layers = self.config.num_hidden_layers
+        if max_length is None:
+            return KVCache(num_layers, self.context_length, dtype)
+        return KVCache(num_layers, max_length, dtype, growth="whole")
 
     def forward(
         self,

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 
 from medusa_chat.errors import UnsupportedModel
 
+Growth = Literal["blocks", "doubling", "whole"]
 _SPARE = 128  # rows of a draft tree beyond the longest conversation
 _BLOCK = 512  # rows; a block of a 7B model is 256 MB, of the default model 12 MB
 
@@ -20,11 +22,13 @@ class KVCache:
     """
 
     def __init__(
-        self, num_layers: int, max_length: int, dtype: torch.dtype, *, doubling: bool = False
+        self, num_layers: int, max_length: int, dtype: torch.dtype, *, growth: Growth = "blocks"
     ) -> None:
-        """doubling: grow to powers of two, so that what holds the store's address must seldom be renewed."""
+        """growth: by blocks; by doubling, so that what holds the store's address must seldom be renewed; or
+        whole at once, so that there are never an old and a new store side by side.
+        """
         self.dtype = dtype
-        self._doubling = doubling
+        self._growth = growth
         self.num_layers = num_layers
         self.max_length = max_length
         self.length = 0
@@ -93,7 +97,7 @@ class KVCache:
         self, rows: int, batch: int, num_kv_heads: int, head_dim: int, device: torch.device
     ) -> torch.Tensor:
         if self._store is None or self._store.shape[4] < rows:
-            spare = _SPARE if self._doubling else 0
+            spare = _SPARE if self._growth == "doubling" else 0
             capacity = min(self._rounded(rows), max(self.max_length, rows) + spare)
             grown = torch.empty(
                 (self.num_layers, 2, batch, num_kv_heads, capacity, head_dim),
@@ -107,4 +111,10 @@ class KVCache:
         return self._store
 
     def _rounded(self, rows: int) -> int:
-        return max(1024, 1 << (rows - 1).bit_length()) if self._doubling else -(-rows // _BLOCK) * _BLOCK
+        match self._growth:
+            case "whole":
+                return max(self.max_length, rows)
+            case "doubling":
+                return max(1024, 1 << (rows - 1).bit_length())
+            case "blocks":
+                return -(-rows // _BLOCK) * _BLOCK

@@ -106,7 +106,7 @@ class FusedModel(BaseModel):
 
     def new_cache(self, max_length: int | None = None) -> KVCache:
         return KVCache(
-            self.config.num_hidden_layers, max_length or self.context_length, self.dtype, doubling=True
+            self.config.num_hidden_layers, max_length or self.context_length, self.dtype, growth="doubling"
         )
 
     def forward(

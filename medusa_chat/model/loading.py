@@ -29,7 +29,8 @@ def pick_device(device: Device) -> torch.device:
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    return torch.device(device)
+    # By its number: a process that trains beside others has a current GPU of its own.
+    return torch.device("cuda", torch.cuda.current_device()) if device == "cuda" else torch.device(device)
 
 
 def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:

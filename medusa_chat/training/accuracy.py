@@ -14,8 +14,8 @@ from medusa_chat.training.dialogues import Dialogues
 from medusa_chat.training.targets import Targets, gather_targets
 
 _MAX_RANK = 10
-_BATCH = 8
-_ROWS = 1024
+_TOKENS = 4096  # of a forward
+_ROWS = 256  # whose logits exist at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,13 +35,9 @@ def measure_accuracy(base: BaseModel, heads: MedusaHeads, dialogues: Dialogues) 
     dtype and on its device.
     """
     ids, answer = dialogues.ids[dialogues.greedy], dialogues.answer[dialogues.greedy]
-    ranks = torch.cat(
-        [
-            _ranks(base, heads, ids[start : start + _BATCH], answer[start : start + _BATCH])
-            for start in range(0, len(ids), _BATCH)
-        ]
-    )
-    return summarise(ranks)
+    at_once = max(1, _TOKENS // ids.shape[1])
+    parts = zip(torch.split(ids, at_once), torch.split(answer, at_once), strict=True)
+    return summarise(torch.cat([_ranks(base, heads, *part) for part in parts]))
 
 
 def summarise(ranks: torch.Tensor) -> HeadAccuracy:
@@ -57,7 +53,7 @@ def _share(ranks: torch.Tensor, count: int) -> float:
 
 
 def _ranks(base: BaseModel, heads: MedusaHeads, ids: torch.Tensor, answer: torch.Tensor) -> torch.Tensor:
-    hidden = base.forward(ids.to(base.device), base.new_cache(ids.shape[1]))
+    hidden = base.hidden_states(ids.to(base.device))
     return rank_targets(base, heads, gather_targets(hidden, ids, answer, heads.num_heads))
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import torch
 
+from medusa_chat.errors import UnsupportedModel
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.heads import MedusaHeads
@@ -16,9 +17,10 @@ _WIDTH_MULTIPLE = 16  # what products on tensor cores are made of
 _VOCABULARY_MULTIPLE = 128
 
 
-def fresh_heads(base: BaseModel, dialogues: Dialogues, recipe: Recipe) -> MedusaHeads:
-    """Of the recipe's kind and size, in float32 on the base's device; the same seed gives the same ones."""
-    vocabulary = draft_vocabulary(dialogues, recipe.vocabulary_share, base.vocab_size)
+def fresh_heads(base: BaseModel, recipe: Recipe, vocabulary: torch.Tensor | None = None) -> MedusaHeads:
+    """Of the recipe's kind and size, in float32 on the base's device; the same seed gives the same ones.
+    vocabulary (V',): see draft_vocabulary.
+    """
     count, layers, size = recipe.num_heads, recipe.num_layers, base.hidden_size
     width = max(1, round(recipe.head_width * size / _WIDTH_MULTIPLE)) * _WIDTH_MULTIPLE
     torch.manual_seed(recipe.seed)
@@ -31,6 +33,19 @@ def fresh_heads(base: BaseModel, dialogues: Dialogues, recipe: Recipe) -> Medusa
         case "path":
             heads = PathHeads.fresh(count, layers, width, size, vocabulary)
     return heads.to(base.device)
+
+
+def check_shares_sizes(base: BaseModel) -> None:
+    """Raises UnsupportedModel for a base whose LM head or embedding, which heads share, is of another size
+    than its hidden states.
+    """
+    embedding = base.causal_lm.get_input_embeddings().weight
+    for what, size in (("LM head", base.lm_head_weight.shape[1]), ("embedding", embedding.shape[1])):
+        if size != base.hidden_size:
+            raise UnsupportedModel(
+                f"Heads can't be trained for this model: they share its {what}, whose size is {size:,} where "
+                f"its hidden states have {base.hidden_size:,}; choose a model that projects neither."
+            )
 
 
 def draft_vocabulary(dialogues: Dialogues, share: float, vocab_size: int) -> torch.Tensor | None:

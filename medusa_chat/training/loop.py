@@ -19,6 +19,7 @@ from torch import nn
 from medusa_chat.errors import CheckpointError, MedusaError, UsageError
 from medusa_chat.files import write_whole
 from medusa_chat.training.recipe import first_difference
+from medusa_chat.training.workers import ALONE, Workers
 
 _SECONDS_BETWEEN_CHECKPOINTS = 60.0
 _STEPS_BETWEEN_REPORTS = 10
@@ -35,15 +36,18 @@ class TrainingReport:
 
 
 class Learner(Protocol):
-    """What is trained, and how it learns from a batch."""
+    """What is trained, and how it learns from a batch. at_once: how many dialogues `learn` may be given."""
+
+    at_once: int
 
     @property
     def weights(self) -> Mapping[str, nn.Parameter]:
         """What trains, by the names it has in a checkpoint."""
 
-    def learn(self, rows: torch.Tensor, done: float) -> torch.Tensor:
-        """Adds up the gradients of the loss on the dialogues (B,) with these numbers; returns the loss (a
-        tensor, so that nothing waits for the device). done: share of the training that lies behind.
+    def learn(self, part: torch.Tensor, batch: torch.Tensor, done: float) -> torch.Tensor:
+        """Adds up the gradients of what the dialogues numbered in part (b,) contribute to the loss of a whole
+        batch (B,); returns that much of the loss (a tensor, so that nothing waits for the device). done:
+        share of the training that lies behind.
         """
 
     def accuracy(self) -> list[float]:
@@ -104,13 +108,15 @@ class TrainingLoop:
         warmup_steps: int,
         settings: Mapping[str, Any],
         checkpoint: Path,
+        workers: Workers = ALONE,
     ) -> None:
         self._learner = learner
         self._optimizer = optimizer
         self._batches = batches
         self._warmup_steps = warmup_steps
-        self._settings = dict(settings)
+        self._settings = {**settings, "optimizer": type(optimizer).__name__}
         self._checkpoint = checkpoint
+        self._workers = workers
         self._peaks = [group["lr"] for group in optimizer.param_groups]
         self.num_steps = batches.num_steps
         self.step = self._saved_step = self._resume()
@@ -140,8 +146,18 @@ class TrainingLoop:
         share = share_of_peak(self.step, self._warmup_steps, self.num_steps)
         for group, peak in zip(self._optimizer.param_groups, self._peaks, strict=True):
             group["lr"] = peak * share
-        self._optimizer.zero_grad(set_to_none=True)
-        loss = self._learner.learn(self._batches.rows(self.step), self.step / self.num_steps)
+        weights = list(self._learner.weights.values())
+        for weight in weights:
+            weight.grad = None
+        batch, done = self._batches.rows(self.step), self.step / self.num_steps
+        loss = torch.zeros((), device=weights[0].device)
+        for part in torch.split(self._workers.share(batch), self._learner.at_once):
+            if len(part):
+                loss += self._learner.learn(part, batch, done)
+        for weight in weights:
+            if weight.grad is None:  # there are fewer dialogues in a batch than workers
+                weight.grad = torch.zeros_like(weight)
+        self._workers.add_up([loss, *(weight.grad for weight in weights if weight.grad is not None)])
         self._optimizer.step()
         return loss
 
@@ -162,6 +178,11 @@ class TrainingLoop:
         return float(values[-1])
 
     def _save(self) -> None:
+        if self._workers.is_first:
+            self._write()
+        self._saved_step = self.step
+
+    def _write(self) -> None:
         content = io.BytesIO()
         state = {
             "settings": self._settings,
@@ -171,7 +192,6 @@ class TrainingLoop:
         }
         torch.save(state, content)
         write_whole(self._checkpoint, content.getbuffer())
-        self._saved_step = self.step
 
     @torch.no_grad()
     def _resume(self) -> int:

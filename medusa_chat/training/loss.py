@@ -47,3 +47,8 @@ def frozen_head_cross_entropy(
 def chunk_rows(vocab_size: int) -> int:
     """Rows whose logits exist at once."""
     return max(1, _CHUNK_LOGITS // vocab_size)
+
+
+def chunk_bytes(dtype: torch.dtype) -> int:
+    """What these take: logits and probabilities."""
+    return 2 * _CHUNK_LOGITS * dtype.itemsize

@@ -15,8 +15,11 @@ from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.training.dialogues import Dialogues
 from medusa_chat.training.heads_loss import HeadsLoss
 from medusa_chat.training.loop import Batches, TrainingLoop
+from medusa_chat.training.memory import free_bytes, medusa1_need
+from medusa_chat.training.optimizer import adamw
 from medusa_chat.training.recipe import Recipe
 from medusa_chat.training.targets import Targets, gather_targets
+from medusa_chat.training.workers import ALONE, Workers
 
 
 class Medusa1:
@@ -28,14 +31,16 @@ class Medusa1:
         self._dialogues = dialogues
         self._loss = HeadsLoss(base, heads, dialogues, recipe.head_discount)
         self._last: Targets | None = None
+        length = dialogues.ids.shape[1]
+        self.at_once = max(1, medusa1_need(base, heads).at_once(length, free_bytes(base.device)))
 
     @property
     def weights(self) -> Mapping[str, nn.Parameter]:
         return dict(self._heads.named_parameters())
 
-    def learn(self, rows: torch.Tensor, done: float) -> torch.Tensor:
-        self._last = self.targets(rows)
-        loss = self._loss(self._last, self._loss.shares(rows))
+    def learn(self, part: torch.Tensor, batch: torch.Tensor, done: float) -> torch.Tensor:
+        self._last = self.targets(part)
+        loss = self._loss(self._last, self._loss.shares(batch))
         loss.backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
@@ -52,23 +57,23 @@ class Medusa1:
 
 
 def medusa1_loop(
-    base: BaseModel, heads: MedusaHeads, dialogues: Dialogues, recipe: Recipe, folder: Path
+    base: BaseModel,
+    heads: MedusaHeads,
+    dialogues: Dialogues,
+    recipe: Recipe,
+    folder: Path,
+    workers: Workers = ALONE,
 ) -> TrainingLoop:
     """Trains heads in place. Goes on from the checkpoint in `folder`, if any.
 
     Raises UsageError for a checkpoint of other settings, CheckpointError for a damaged one.
     """
     learner = Medusa1(base, heads, dialogues, recipe)
-    optimizer = torch.optim.AdamW(
-        heads.parameters(),
-        recipe.learning_rate,
-        betas=(0.9, 0.95),
-        weight_decay=recipe.weight_decay,
-        fused=base.device.type == "cuda",
-    )
+    optimizer = adamw(heads.parameters(), recipe.learning_rate, recipe.weight_decay, base.device)
     batches = Batches(len(dialogues.ids), recipe.batch_size, recipe.epochs, recipe.seed)
     settings = _settings(base, dialogues, recipe)
-    return TrainingLoop(learner, optimizer, batches, recipe.warmup_steps, settings, folder / "checkpoint.pt")
+    checkpoint = folder / "checkpoint.pt"
+    return TrainingLoop(learner, optimizer, batches, recipe.warmup_steps, settings, checkpoint, workers)
 
 
 def _settings(base: BaseModel, dialogues: Dialogues, recipe: Recipe) -> dict[str, Any]:

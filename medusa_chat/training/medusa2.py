@@ -13,7 +13,6 @@ from dataclasses import asdict, replace
 from pathlib import Path
 from typing import Any
 
-import psutil
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -26,11 +25,11 @@ from medusa_chat.training.divergence import divergence
 from medusa_chat.training.heads_loss import HeadsLoss
 from medusa_chat.training.loop import Batches, TrainingLoop
 from medusa_chat.training.loss import frozen_head_cross_entropy
+from medusa_chat.training.memory import free_bytes, medusa2_need
+from medusa_chat.training.optimizer import adamw
 from medusa_chat.training.recipe import AdapterRecipe, Recipe
 from medusa_chat.training.targets import Targets, gather_targets, sent
-
-_PROBE_TOKENS = 256
-_MEMORY_SHARE = 0.6  # of what is free; logits, gradients and the allocator's gaps need the rest
+from medusa_chat.training.workers import ALONE, Workers
 
 
 class Medusa2:
@@ -53,27 +52,28 @@ class Medusa2:
         self.adapter = Adapter(base, adapter_recipe.rank, adapter_recipe.alpha, adapter_recipe.dropout)
         self._heads_loss = HeadsLoss(base, heads, dialogues, recipe.head_discount)
         self._last: Targets | None = None
-        if self._batch_bytes() > _MEMORY_SHARE * _free_bytes(base.device):
-            self.adapter.remember_less()
+        self._num_told = dialogues.answer[:, 1:].sum(1)  # (num_dialogues,) tokens that the base has chosen
+        self.at_once = self._fit_memory()
 
     @property
     def weights(self) -> Mapping[str, nn.Parameter]:
         return {**self.adapter.weights, **dict(self.heads.named_parameters())}
 
-    def learn(self, rows: torch.Tensor, done: float) -> torch.Tensor:
-        ids, answer = self.dialogues.ids[rows], self.dialogues.answer[rows]
+    def learn(self, part: torch.Tensor, batch: torch.Tensor, done: float) -> torch.Tensor:
+        ids, answer = self.dialogues.ids[part], self.dialogues.answer[part]
         told = sent(_next_is_answer(answer), self.base.device)
         on_device = sent(ids, self.base.device)
         # Dropout follows from the place in the training, so that a resumed one goes on alike.
-        torch.manual_seed(self.recipe.seed + round(done * 2**32))
+        torch.manual_seed(self.recipe.seed + round(done * 2**32) + int(part[0]))
         hidden = self._hidden(on_device)  # (B, T, D)
         targets = gather_targets(hidden, ids, answer, self.heads.num_heads)
         self._last = replace(targets, hidden=targets.hidden.detach())
-        heads_loss = self._heads_loss(targets, self._heads_loss.shares(rows))
-        backbone_loss = self._backbone_loss(hidden, on_device, told) / max(1, len(told))
+        heads_loss = self._heads_loss(targets, self._heads_loss.shares(batch))
+        num_told = max(1, int(self._num_told[batch].sum()))
+        backbone_loss = self._backbone_loss(hidden, on_device, told) / num_told
         loss = backbone_loss + self._heads_weight(done) * heads_loss
         # Adam doesn't mind a gradient's scale, but float16 would lose that of a mean over so many tokens.
-        (loss * len(told)).backward()  # type: ignore[no-untyped-call]
+        (loss * num_told).backward()  # type: ignore[no-untyped-call]
         return loss.detach()
 
     def accuracy(self) -> list[float]:
@@ -89,7 +89,7 @@ class Medusa2:
             return frozen_head_cross_entropy(rows, self.base.lm_head_weight, next_ids, every)
         with torch.no_grad(), self.adapter.switched_off():
             teacher_rows = self._hidden(ids).flatten(0, 1)[told]
-        return divergence(rows, teacher_rows, self.base.logits)
+        return divergence(rows, teacher_rows, self.base.logits, self.base.vocab_size)
 
     def _hidden(self, ids: torch.Tensor) -> torch.Tensor:
         base = self.base
@@ -101,45 +101,36 @@ class Medusa2:
         is_labels = self.adapter_recipe.backbone_loss == "labels"
         return self.adapter_recipe.heads_weight * (1.0 if is_labels else math.sin(0.5 * math.pi * done))
 
-    def _batch_bytes(self) -> float:
-        """What a forward of a batch keeps for the gradients, judged by a small one."""
-        kept: dict[int, int] = {}
-
-        def note(tensor: torch.Tensor) -> torch.Tensor:
-            storage = tensor.untyped_storage()
-            kept[storage.data_ptr()] = storage.nbytes()
-            return tensor
-
-        num_tokens = min(_PROBE_TOKENS, self.base.context_length)
-        ids = torch.zeros(1, num_tokens, dtype=torch.long, device=self.base.device)
-        with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            hidden = self._hidden(ids)  # as long as it lives, what was kept does
-        for weight in self.base.causal_lm.parameters():
-            kept.pop(weight.untyped_storage().data_ptr(), None)
-        del hidden
-        return sum(kept.values()) / num_tokens * self.recipe.batch_size * self.dialogues.ids.shape[1]
+    def _fit_memory(self) -> int:
+        """How many dialogues to learn from at once. Only where not even one fits layers run again on the way
+        back, which takes a third more time.
+        """
+        free, length = free_bytes(self.base.device), self.dialogues.ids.shape[1]
+        most = medusa2_need(self.base, self.heads, self.adapter, remembers_all=True).at_once(length, free)
+        if most == 0:
+            self.adapter.remember_less()
+            least = medusa2_need(self.base, self.heads, self.adapter, remembers_all=False)
+            most = least.at_once(length, free)
+        return max(1, most)
 
 
-def medusa2_loop(learner: Medusa2, folder: Path) -> TrainingLoop:
+def medusa2_loop(learner: Medusa2, folder: Path, workers: Workers = ALONE) -> TrainingLoop:
     """Trains adapter and heads in place. Goes on from the checkpoint in `folder`, if any.
 
     Raises UsageError for a checkpoint of other settings, CheckpointError for a damaged one.
     """
     recipe, second = learner.recipe, learner.adapter_recipe
-    optimizer = torch.optim.AdamW(
-        [
-            {"params": list(learner.adapter.weights.values()), "lr": second.learning_rate},
-            {"params": list(learner.heads.parameters()), "lr": second.heads_speed * second.learning_rate},
-        ],
-        betas=(0.9, 0.95),
-        weight_decay=recipe.weight_decay,
-        fused=learner.base.device.type == "cuda",
-    )
+    rate = second.learning_rate
+    groups: list[dict[str, Any]] = [
+        {"params": list(learner.adapter.weights.values())},
+        {"params": list(learner.heads.parameters()), "lr": second.heads_speed * rate},
+    ]
+    optimizer = adamw(groups, rate, recipe.weight_decay, learner.base.device)
     num_dialogues = len(learner.dialogues.ids)
     batches = Batches(num_dialogues, recipe.batch_size, second.epochs, recipe.seed)
     settings = _settings(learner)
     checkpoint = folder / "checkpoint-medusa2.pt"
-    return TrainingLoop(learner, optimizer, batches, second.warmup_steps, settings, checkpoint)
+    return TrainingLoop(learner, optimizer, batches, second.warmup_steps, settings, checkpoint, workers)
 
 
 def _settings(learner: Medusa2) -> dict[str, Any]:
@@ -158,10 +149,3 @@ def _settings(learner: Medusa2) -> dict[str, Any]:
 def _next_is_answer(answer: torch.Tensor) -> torch.Tensor:
     """answer (B, T) -> (n,) those of the B · T rows whose next token the base has chosen."""
     return F.pad(answer[:, 1:], (0, 1)).flatten().nonzero()[:, 0]
-
-
-def _free_bytes(device: torch.device) -> int:
-    if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
-    torch.cuda.empty_cache()  # what writing the dialogues took
-    return int(torch.cuda.mem_get_info(device)[0])

@@ -18,8 +18,8 @@ from medusa_chat.errors import UsageError
 from medusa_chat.model.base import BaseModel
 from medusa_chat.training.dialogues import Dialogues
 
-_BATCH = 8
-_ROWS = 1024
+_TOKENS = 4096  # of a forward
+_ROWS = 256  # whose logits exist at once
 
 
 @dataclass(frozen=True, slots=True)
@@ -63,7 +63,8 @@ class Quality:
 @torch.no_grad()
 def read(base: BaseModel, dialogues: Dialogues) -> Reading:
     """Every token of them."""
-    parts = [_read(base, ids.to(base.device).long()) for ids in torch.split(dialogues.ids, _BATCH)]
+    at_once = max(1, _TOKENS // dialogues.ids.shape[1])
+    parts = [_read(base, ids.to(base.device).long()) for ids in torch.split(dialogues.ids, at_once)]
     return Reading(*(torch.cat(columns) for columns in zip(*parts, strict=True)))
 
 

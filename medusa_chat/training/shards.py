@@ -16,9 +16,11 @@ from medusa_chat.files import write_whole, writing
 from medusa_chat.printable import printable
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
 from medusa_chat.training.recipe import Recipe, first_difference
+from medusa_chat.training.workers import ALONE, Workers
 
 # What the data depends on; the rest of a recipe may change between data and training.
 _DATA_FIELDS = ("num_tokens", "sequence_length", "user_temperature", "answer_temperature", "seed")
+_CLAIM = "recipe.json"
 _LARGEST_IN_TWO_BYTES = 0xFFFF
 _SAMPLE_SIZE = 8
 
@@ -29,27 +31,40 @@ def write_shards(
     recipe: Recipe,
     sequences_per_shard: int,
     on_progress: Callable[[int], None],
+    workers: Workers = ALONE,
 ) -> list[Path]:
-    """Writes what is still missing; on_progress gets the number of dialogues there are. A folder begun with
-    another sequences_per_shard (another device's) goes on with its own. sample.txt beside the shards is
-    for people to read.
+    """Writes what is still missing, each worker its share; on_progress gets the number of dialogues there
+    are. A folder begun with another sequences_per_shard (another device's) goes on with its own. sample.txt
+    beside the shards is for people to read.
 
     Raises UsageError if the folder holds data of another recipe, CheckpointError if it can't be written to.
     """
     with writing(folder):
         folder.mkdir(parents=True, exist_ok=True)
-    sequences_per_shard = _claim(folder, recipe, writer.origin, sequences_per_shard)
-    files = []
-    for start in range(0, recipe.num_sequences, sequences_per_shard):
-        file = folder / f"shard-{start:07d}.safetensors"
-        if not file.exists():
-            count = min(sequences_per_shard, recipe.num_sequences - start)
-            dialogues = writer.write(count, recipe.seed * 1_000_003 + start)
-            if start == 0:
-                _write_sample(folder / "sample.txt", writer, dialogues)
-            _save(file, dialogues)
-        files.append(file)
-        on_progress(min(start + sequences_per_shard, recipe.num_sequences))
+    if workers.is_first:
+        _claim(folder, recipe, writer.origin, sequences_per_shard)
+    workers.wait()
+    sequences_per_shard = _read_claim(folder / _CLAIM)["sequences_per_shard"]
+    starts = range(0, recipe.num_sequences, sequences_per_shard)
+    files = [folder / f"shard-{start:07d}.safetensors" for start in starts]
+    missing = [number for number, file in enumerate(files) if not file.exists()]
+
+    def report() -> None:
+        num_shards = sum(file.exists() for file in files)
+        on_progress(min(num_shards * sequences_per_shard, recipe.num_sequences))
+
+    if len(missing) < len(files):
+        report()
+    workers.wait()  # before anybody adds to what is there
+    for number in missing[workers.index :: workers.count]:
+        start = starts[number]
+        count = min(sequences_per_shard, recipe.num_sequences - start)
+        dialogues = writer.write(count, recipe.seed * 1_000_003 + start)
+        if start == 0:
+            _write_sample(folder / "sample.txt", writer, dialogues)
+        _save(files[number], dialogues)
+        report()
+    workers.wait()
     return files
 
 
@@ -89,24 +104,22 @@ def _write_sample(file: Path, writer: DialogueWriter, dialogues: Dialogues) -> N
     write_whole(file, "\n".join(texts).encode())
 
 
-def _claim(folder: Path, recipe: Recipe, origin: dict[str, Any], sequences_per_shard: int) -> int:
-    """Notes what the data is made with, or checks it against what is there. Returns the shard size to use."""
+def _claim(folder: Path, recipe: Recipe, origin: dict[str, Any], sequences_per_shard: int) -> None:
+    """Notes what the data is made with, or checks it against what is there."""
     wanted = {name: value for name, value in asdict(recipe).items() if name in _DATA_FIELDS}
     wanted |= origin
-    file = folder / "recipe.json"
+    file = folder / _CLAIM
     # Settings that failed before the first shard, out of memory say, bind nobody.
     if not any(folder.glob("shard-*.safetensors")):
         content = {**wanted, "sequences_per_shard": sequences_per_shard}
         write_whole(file, (json.dumps(content, indent=1) + "\n").encode())
-        return sequences_per_shard
-    found = _read_claim(file)
-    difference = first_difference(wanted, found)
+        return
+    difference = first_difference(wanted, _read_claim(file))
     if difference is not None:
         raise UsageError(
             f"{folder} holds dialogues written with {difference}; "
             "use the same settings, or remove that folder to start anew."
         )
-    return int(found["sequences_per_shard"])
 
 
 def _read_claim(file: Path) -> dict[str, Any]:

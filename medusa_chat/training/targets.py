@@ -62,9 +62,14 @@ def count_targets(dialogues: Dialogues, num_heads: int, known: torch.Tensor | No
     return torch.cat(counts)
 
 
-def has_targets(dialogues: Dialogues, num_heads: int) -> bool:
-    """Whether there is any row to learn from or to measure on."""
-    return bool(count_targets(dialogues, num_heads)[:, 0].any())
+def num_taught(dialogues: Dialogues, num_heads: int) -> int:
+    """How many heads, of at most so many, could all learn from these or be measured on them: the deeper ones
+    need longer answers.
+    """
+    for count in range(min(num_heads, dialogues.ids.shape[1] - 2), 0, -1):
+        if bool(count_targets(dialogues, count).any(0).all()):
+            return count
+    return 0
 
 
 def _valid(answer: torch.Tensor, num_heads: int) -> torch.Tensor:

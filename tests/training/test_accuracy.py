@@ -6,7 +6,6 @@ import pytest
 import torch
 
 from medusa_chat.model.block_heads import BlockHeads
-from medusa_chat.model.cache import KVCache
 from medusa_chat.training import accuracy
 from medusa_chat.training.accuracy import measure_accuracy
 from medusa_chat.training.dialogues import Dialogues
@@ -20,9 +19,6 @@ class Echo(TableModel):
 
     def __init__(self) -> None:
         super().__init__(torch.eye(VOCAB_SIZE))
-
-    def forward(self, ids: torch.Tensor, cache: KVCache, *_: object) -> torch.Tensor:
-        return super().forward(ids.long(), cache)
 
 
 class GuessingHeads(BlockHeads):
@@ -48,9 +44,9 @@ def dialogues(rows: list[list[int]], answers: list[list[int]], greedy: list[bool
     )
 
 
-@pytest.mark.parametrize("batch", [1, 8])
-def test_ranks_and_paths_of_a_known_case(monkeypatch: pytest.MonkeyPatch, batch: int) -> None:
-    monkeypatch.setattr(accuracy, "_BATCH", batch)
+@pytest.mark.parametrize("tokens", [1, 48])
+def test_ranks_and_paths_of_a_known_case(monkeypatch: pytest.MonkeyPatch, tokens: int) -> None:
+    monkeypatch.setattr(accuracy, "_TOKENS", tokens)
     monkeypatch.setattr(accuracy, "_ROWS", 1)
     base = Echo()
     data = dialogues(

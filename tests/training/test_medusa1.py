@@ -17,7 +17,7 @@ from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.training import loop
 from medusa_chat.training.dialogues import Dialogues
-from medusa_chat.training.fresh import fresh_heads
+from medusa_chat.training.fresh import draft_vocabulary, fresh_heads
 from medusa_chat.training.loop import TrainingLoop, TrainingReport
 from medusa_chat.training.medusa1 import Medusa1, medusa1_loop
 from medusa_chat.training.recipe import HeadKind, Recipe
@@ -40,7 +40,7 @@ def trainer(
     """25 steps by default."""
     base = base or tiny_llama()
     data = periodic_dialogues(20, 24, PERIOD) if dialogues is None else dialogues
-    heads = fresh_heads(base, data, recipe)
+    heads = fresh_heads(base, recipe, draft_vocabulary(data, recipe.vocabulary_share, base.vocab_size))
     folder.mkdir(exist_ok=True)
     return medusa1_loop(base, heads, data, recipe, folder), heads
 

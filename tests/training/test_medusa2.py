@@ -92,7 +92,7 @@ def test_self_distilled_loss_is_kl_from_the_base_and_growing_heads_loss() -> Non
         heads = heads_loss(one, hidden)
     assert divergence > 0.01
     for done, grown in ((0.0, 0.0), (1 / 3, 0.5), (1.0, 1.0)):
-        torch.testing.assert_close(one.learn(ROWS, done), divergence + 0.5 * grown * heads)
+        torch.testing.assert_close(one.learn(ROWS, ROWS, done), divergence + 0.5 * grown * heads)
 
 
 def test_loss_by_labels_is_cross_entropy_and_heads_loss() -> None:
@@ -103,16 +103,16 @@ def test_loss_by_labels_is_cross_entropy_and_heads_loss() -> None:
         hidden = one.base.hidden_states(ids)
         logits = one.base.logits(hidden[:, :-1][answer[:, 1:]])
         expected = F.cross_entropy(logits, ids[:, 1:][answer[:, 1:]]) + 0.2 * heads_loss(one, hidden)
-    torch.testing.assert_close(one.learn(ROWS, 0.0), expected)
+    torch.testing.assert_close(one.learn(ROWS, ROWS, 0.0), expected)
 
 
 def test_the_heads_loss_reaches_the_adapter_through_the_hidden_states() -> None:
     one = learner()
     head = next(iter(one.heads.parameters()))
     # At first the adapter changes nothing and KL is 0: what gradient there is comes from the heads.
-    one.learn(ROWS, 0.0)
+    one.learn(ROWS, ROWS, 0.0)
     assert all(weight.grad.abs().max() < 1e-6 for weight in one.adapter.weights.values())
-    one.learn(ROWS, 1.0)
+    one.learn(ROWS, ROWS, 1.0)
     ups = [weight for name, weight in one.adapter.weights.items() if "lora_B" in name]
     assert all(weight.grad.abs().max() > 1e-3 for weight in ups)
     assert head.grad is not None
@@ -166,9 +166,9 @@ def test_heads_learn_four_times_as_fast(tmp_path: Path) -> None:
     running = medusa2_loop(one, tmp_path)
     groups = running._optimizer.param_groups
 
-    def note(rows: torch.Tensor, done: float) -> torch.Tensor:
+    def note(part: torch.Tensor, batch: torch.Tensor, done: float) -> torch.Tensor:
         rates.append([group["lr"] for group in groups])
-        return Medusa2.learn(one, rows, done)
+        return Medusa2.learn(one, part, batch, done)
 
     one.learn = note  # type: ignore[method-assign]
     running.run(lambda report: None)
@@ -242,14 +242,14 @@ def test_with_little_memory_layers_run_again_and_the_gradients_are_the_same(
             return tensor
 
         with torch.autograd.graph.saved_tensors_hooks(note, lambda tensor: tensor):
-            one.learn(ROWS, 1.0)
+            one.learn(ROWS, ROWS, 1.0)
         gradients = [weight.grad for weight in one.weights.values() if weight.grad is not None]
         one.adapter.take_off()
         assert not any(module.training for module in one.base.causal_lm.modules())
         return kept, gradients
 
     much, expected = learnt()
-    monkeypatch.setattr(medusa2, "_free_bytes", lambda device: 1000)
+    monkeypatch.setattr(medusa2, "free_bytes", lambda device: 1000)
     little, gradients = learnt()
     assert little < 0.5 * much
     assert len(gradients) == len(expected)
@@ -260,4 +260,4 @@ def test_with_little_memory_layers_run_again_and_the_gradients_are_the_same(
 def test_a_batch_without_answers_is_no_harm() -> None:
     one = learner()
     one.dialogues.answer[:] = False
-    assert one.learn(ROWS, 1.0) == 0.0
+    assert one.learn(ROWS, ROWS, 1.0) == 0.0

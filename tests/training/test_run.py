@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -12,7 +13,14 @@ import torch
 
 from medusa_chat.engine.opening import OpenModel, open_heads
 from medusa_chat.engine.session import Session
-from medusa_chat.errors import CheckpointError, HeadsMismatch, MedusaError, OutOfMemory, UsageError
+from medusa_chat.errors import (
+    CheckpointError,
+    HeadsMismatch,
+    MedusaError,
+    OutOfMemory,
+    UnsupportedModel,
+    UsageError,
+)
 from medusa_chat.model.head_files import load_heads
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import Chunk, Message, SamplingOptions
@@ -208,3 +216,33 @@ def test_too_few_answers_are_told_before_the_training(tmp_path: Path) -> None:
         f"The dialogues in {tmp_path / 'work' / 'data'} hold too few answers to learn from; remove that "
         "folder and run train with more --tokens or a longer --sequence-length, or choose a chat model."
     )
+
+
+def test_more_heads_than_the_answers_can_teach_are_told_how_many_can(tmp_path: Path) -> None:
+    with pytest.raises(UsageError) as caught:
+        train(tmp_path, replace(RECIPE, num_heads=60))
+    found = re.fullmatch(
+        r"The answers in .*/data are long enough for (\d+) heads, not for 60; .*", str(caught.value)
+    )
+    assert found is not None
+    possible = int(found[1])
+    assert f"use --heads {possible}, or remove that folder" in str(caught.value)
+    train(tmp_path, replace(RECIPE, num_heads=possible))
+    assert load_heads(tmp_path / "heads").num_heads == possible
+
+
+@pytest.mark.parametrize("what", ["LM head", "embedding"])
+def test_a_model_whose_ends_have_another_size_is_refused(tmp_path: Path, what: str) -> None:
+    model = chatty_model()
+    causal_lm = model.base.causal_lm
+    if what == "LM head":
+        causal_lm.lm_head = torch.nn.Linear(16, model.base.vocab_size, bias=False)
+    else:
+        causal_lm.set_input_embeddings(torch.nn.Embedding(model.base.vocab_size, 16))
+    with pytest.raises(UnsupportedModel) as caught:
+        train(tmp_path, model=model)
+    assert str(caught.value) == (
+        f"Heads can't be trained for this model: they share its {what}, whose size is 16 where its hidden "
+        "states have 32; choose a model that projects neither."
+    )
+    assert not (tmp_path / "work").exists()

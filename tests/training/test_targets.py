@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 
 from medusa_chat.training.dialogues import Dialogues
-from medusa_chat.training.targets import gather_targets, has_targets
+from medusa_chat.training.targets import gather_targets, num_taught
 
 
 def test_head_k_guesses_the_token_k_plus_2_places_after_the_rows_own() -> None:
@@ -35,6 +35,15 @@ def test_a_lone_answer_token_is_no_target() -> None:
     answer = torch.zeros(1, 9, dtype=torch.bool)
     answer[0, 3] = True
     alone = Dialogues(torch.zeros(1, 9, dtype=torch.int32), answer.clone(), torch.tensor([True]))
-    assert not has_targets(alone, 4)
+    assert num_taught(alone, 4) == 0
     answer[0, 4] = True
-    assert has_targets(Dialogues(alone.ids, answer, alone.greedy), 4)
+    assert num_taught(Dialogues(alone.ids, answer, alone.greedy), 4) == 1
+
+
+def test_deeper_heads_need_longer_answers_and_dialogues() -> None:
+    ids, greedy = torch.zeros(1, 9, dtype=torch.int32), torch.tensor([True])
+    answer = torch.zeros(1, 9, dtype=torch.bool)
+    answer[0, 2:6] = True  # one of four tokens: the row before it teaches three heads
+    assert num_taught(Dialogues(ids, answer, greedy), 5) == 3
+    assert num_taught(Dialogues(ids, ~torch.zeros_like(answer), greedy), 20) == 7
+    assert num_taught(Dialogues(ids[:, :2], answer[:, :2], greedy), 5) == 0

@@ -47,9 +47,15 @@ def test_it_trains_reports_and_says_how_to_chat(chatty: Path, capsys: pytest.Cap
     assert [line.split()[:2] for line in lines[6:10]] == [
         [size, "nodes:"] for size in ("8", "16", "32", "64")
     ]
-    assert lines[10:] == [
-        f"The heads are in {folder}. Chat with them: medusa-chat --model {chatty} --heads {folder}"
-    ]
+    assert (
+        lines[10]
+        == f"The heads are in {folder}. Chat with them: medusa-chat --model {chatty} --heads {folder}"
+    )
+    # And what `eval` says of them.
+    measured = "\n".join(lines[11:])
+    assert "chatty, path heads, 12 prompts" in measured
+    assert [f"{size} " in measured for size in (4, 8, 16, 32, 64)] == [True] * 5
+    assert "heads alone, by kind of prompt" in measured
     assert "dialogues 16/25" in err
     assert "dialogues 25/25" in err
     assert "step 2/2 loss " in err
