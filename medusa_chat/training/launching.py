@@ -7,12 +7,15 @@ first is all a user sees.
 from __future__ import annotations
 
 import os
+import signal
 import socket
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from typing import NoReturn
 
 import torch
 
@@ -34,7 +37,7 @@ def run_on_each(count: int, command: Sequence[str] = (sys.executable, *sys.orig_
     """Runs `count` processes of the command; returns the exit status of the first that failed, else 0. Only
     process 0 writes to the terminal; the others' words are shown if they are the ones that fail.
     """
-    with tempfile.TemporaryFile() as others_words:
+    with tempfile.TemporaryFile() as others_words, _terminated_as_interrupted():
         processes = [
             subprocess.Popen(
                 command,
@@ -61,6 +64,20 @@ def run_on_each(count: int, command: Sequence[str] = (sys.executable, *sys.orig_
     return status
 
 
+@contextmanager
+def _terminated_as_interrupted() -> Iterator[None]:
+    """So that the processes don't outlive this one."""
+
+    def tell(*_: object) -> NoReturn:
+        raise KeyboardInterrupt
+
+    before = signal.signal(signal.SIGTERM, tell)
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before)
+
+
 def _environment(index: int, count: int) -> dict[str, str]:
     """As torch.distributed reads it."""
     from accelerate.utils import check_cuda_p2p_ib_support
@@ -72,10 +89,16 @@ def _environment(index: int, count: int) -> dict[str, str]:
         "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
         "MASTER_PORT": os.environ.setdefault("MASTER_PORT", str(_free_port())),
+        "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(_num_threads(count))),
     }
     if not check_cuda_p2p_ib_support():  # RTX 4000: their drivers offer what they can't do
         variables |= {"NCCL_P2P_DISABLE": "1", "NCCL_IB_DISABLE": "1"}
     return variables
+
+
+def _num_threads(count: int) -> int:
+    """Of each process: threads that wait for each other's cores make every small operation slow."""
+    return max(1, (os.cpu_count() or 1) // (2 * count))
 
 
 def _first_failure(processes: Sequence[subprocess.Popen[bytes]]) -> int:
