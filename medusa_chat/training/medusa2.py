@@ -3,6 +3,18 @@
 L = L_backbone + λ0 · L_heads. The heads' loss reaches the adapter through the hidden states, so that the base
 learns to say early what it will say next; the backbone's loss keeps what it says as it was. Self-distilled
 (§2.3.2) that is the KL divergence from the base without its adapter, on the answers that it gave itself.
+
+Tried self-distilled on the default model and its heads as Medusa-1 leaves them, 48 dialogues of 640 tokens a
+step; tokens a step on MT-Bench (80 first turns × 256 tokens, greedy, static trees of 64 nodes, heads alone,
+two H100s, but for the first row, whose heads were older and brought 2.87 by themselves):
+
+    adapter's rate   heads'   λ0     steps   tokens a step   perplexity   greedy tokens kept
+    (heads alone)                                     3.11
+    1e-4             4e-4     0.01     250            2.80       +0.16%                99.1%
+    3e-4             3e-4     0.03     380            3.28       +0.33%                98.4%
+    3e-4             3e-4     0.1      380            3.30       +0.96%                97.2%
+
+The paper's rates and λ0, the first row, undo what the heads have learnt before the adapter gains anything.
 """
 
 from __future__ import annotations

@@ -56,15 +56,15 @@ class AdapterRecipe:
     rank: int = 32
     alpha: int = 16
     dropout: float = 0.05
-    epochs: int = 2
-    learning_rate: float = 1e-4
-    heads_speed: float = 4.0
+    epochs: int = 3
+    learning_rate: float = 3e-4
+    heads_speed: float = 1.0
     warmup_steps: int = 40
-    heads_weight: float = 0.01
+    heads_weight: float = 0.03
 
 
 SELF_DISTILLED = AdapterRecipe()
-LABELS = AdapterRecipe(backbone_loss="labels", learning_rate=5e-4, heads_weight=0.2)
+LABELS = AdapterRecipe(backbone_loss="labels", learning_rate=5e-4, heads_speed=4.0, heads_weight=0.2)
 
 
 def first_difference(wanted: Mapping[str, Any], found: Mapping[str, Any]) -> str | None:

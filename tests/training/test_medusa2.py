@@ -26,7 +26,9 @@ from tests.tiny import tiny_llama
 from tests.training.test_quality import greedy_dialogues
 
 RECIPE = Recipe(num_heads=2, batch_size=4, epochs=30, warmup_steps=3, learning_rate=1e-2)
-ADAPTER_RECIPE = replace(SELF_DISTILLED, rank=4, alpha=4, epochs=10, warmup_steps=3, learning_rate=2e-3)
+ADAPTER_RECIPE = replace(
+    SELF_DISTILLED, rank=4, alpha=4, epochs=10, warmup_steps=3, learning_rate=2e-3, heads_speed=4.0
+)
 ROWS = torch.arange(4)
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 from dataclasses import replace
 from pathlib import Path
 
@@ -143,6 +144,7 @@ def test_a_model_trains_in_24_gb_and_in_what_was_estimated(
 ) -> None:
     """Dialogues of 2048 tokens, eight in a batch, in the memory of a 24 GB card."""
     device, length = torch.device("cuda", 0), 2048
+    gc.collect()  # the models of earlier tests
     torch.cuda.empty_cache()
     torch.cuda.set_per_process_memory_fraction(24e9 / torch.cuda.mem_get_info()[1])
     base = random_model(SHAPES[shape], quantization, device, torch.bfloat16, length)
@@ -178,4 +180,4 @@ def test_a_model_trains_in_24_gb_and_in_what_was_estimated(
         )
     torch.cuda.set_per_process_memory_fraction(1.0)
     assert peak < 24e9
-    assert 0.6 < estimated / (peak - held) < 1.6
+    assert 0.9 < estimated / (peak - held) < 1.6
