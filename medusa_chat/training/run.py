@@ -29,7 +29,7 @@ from medusa_chat.training.shards import read_shards, split, write_shards
 from medusa_chat.training.targets import num_taught
 from medusa_chat.training.workers import ALONE, Workers
 
-_SEQUENCES_AT_ONCE_GPU = 4096  # more are no faster: what is launched then takes longer than launching it
+_SEQUENCES_AT_ONCE_GPU = 4096  # from 2048 on a GPU is busy all the time (training/dialogues.py)
 _SEQUENCES_AT_ONCE_CPU = 16
 _LOGITS_COPIES = 4  # float32 ones that sampling works on
 
