@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
+from medusa_chat.errors import MedusaError
 from medusa_chat.model.head_files import load_heads
 from medusa_chat.training import launching
 from medusa_chat.training.launching import num_to_launch, run_on_each
@@ -127,3 +130,32 @@ def test_ctrl_c_leaves_them_time_to_end(
     slow = "import time; time.sleep(0.5); print('ended by itself')"
     assert run_on_each(2, [sys.executable, "-c", slow]) == 130
     assert capfd.readouterr().out == "ended by itself\n"  # process 0 alone speaks
+
+
+LAUNCHER = """
+import sys
+from medusa_chat.training.launching import run_on_each
+sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+sys.exit(run_on_each(2, [sys.executable, "-c", sleep]))
+"""
+
+
+def test_what_ends_the_launcher_ends_all() -> None:
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        first = psutil.Process(int(launcher.stdout.readline()))
+        both = psutil.Process(launcher.pid).children()
+        assert first in both
+        launcher.terminate()
+        assert psutil.wait_procs(both, timeout=40)[1] == []
+        assert launcher.wait() == 130
+
+
+def test_a_process_that_was_killed_is_told_of() -> None:
+    suicide = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(MedusaError) as caught:
+        run_on_each(2, [sys.executable, "-c", suicide])
+    assert str(caught.value) == (
+        "A training process was ended by signal 9, perhaps for want of memory; run the same command again to "
+        "go on."
+    )
