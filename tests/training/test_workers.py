@@ -22,8 +22,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from medusa_chat.training import run
+from medusa_chat.training import memory
 from medusa_chat.training.recipe import SELF_DISTILLED
+from medusa_chat.training.run import Training
 from medusa_chat.training.workers import join_workers
 from tests.training.chatty import chatty_model, silent_listener
 from tests.training.test_run import RECIPE
@@ -31,12 +32,12 @@ from tests.training.test_run import RECIPE
 torch.set_num_threads(1)
 workers = join_workers("cpu")
 assert (workers.count, torch.distributed.get_backend()) == (2, "gloo")
-run._SEQUENCES_AT_ONCE_CPU = int(sys.argv[3])
+memory._WRITTEN_AT_ONCE_CPU = int(sys.argv[3])
 folder = Path(sys.argv[1])
 second = replace(SELF_DISTILLED, rank=4, alpha=4, epochs=1, dropout=0.0) if sys.argv[2] == "2" else None
-trained = run.train_heads(
+trained = Training(
     chatty_model(), RECIPE, folder / "work", folder / "heads", silent_listener(), (), second, workers
-)
+).run()
 assert (trained is None) == (workers.index == 1)
 """
 
@@ -45,7 +46,7 @@ def test_two_end_at_the_same_heads_as_one(tmp_path: Path) -> None:
     """Dialogues in four shards, two of each worker; a batch of four, two dialogues of each."""
     straight = tmp_path / "straight"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medusa_chat.training.run._SEQUENCES_AT_ONCE_CPU", 6)
+        patch.setattr("medusa_chat.training.memory._WRITTEN_AT_ONCE_CPU", 6)
         assert train_alone(straight) is not None
     assert run_on_each(2, [sys.executable, "-c", PART, str(tmp_path / "two"), "1", "6"]) == 0
     shards = [sorted((tmp_path / name / "work" / "data").glob("shard*")) for name in ("straight", "two")]
