@@ -305,7 +305,11 @@ def test_models_lists_what_is_here_and_what_is_to_download(capsys: pytest.Captur
 
 def test_models_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "--json") == 0
-    (row,) = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    vicuna = rows["vicuna-7b"]
+    assert (vicuna["tried"], vicuna["pinned"], vicuna["heads_here"]) == (False, True, False)
+    row = rows[DEFAULT_MODEL]
+    assert (row["tried"], row["pinned"], row["revision"]) == (True, None, None)
     assert (row["name"], row["parameters"], row["quantization"]) == (DEFAULT_MODEL, 134_515_008, "none")
     assert (row["here"], row["bytes_on_disk"], row["bytes_to_download"]) == (False, 0, 92_871_040)
 

@@ -124,12 +124,12 @@ def _default_model() -> Section:
         spec = resolve(load_settings().model)
     except MedusaError as error:
         return {"problem": str(error)}
-    heads = spec.heads_folder
+    heads = spec.heads_place
     return {
         "name": spec.name,
         "here": checkpoints.is_local(spec),
         "sound": checkpoints.is_sound(spec),
-        "heads_here": heads is not None and heads.is_dir(),
+        "heads_here": heads is not None and checkpoints.heads_are_here(heads),
     }
 
 

@@ -48,7 +48,7 @@ def test_a_whole_checkpoint_of_shards_is_sound(folder: Path) -> None:
         (lambda f: (f / "config.json").write_text("{"), "config.json is not JSON"),
         (lambda f: (f / "config.json").write_text("[]"), "config.json is not JSON"),
         (lambda f: (f / "config.json").write_bytes(b"\xff"), "config.json is not JSON"),
-        (lambda f: (f / "model.safetensors").unlink(), "it holds no safetensors weights"),
+        (lambda f: (f / "model.safetensors").unlink(), "it holds no weights"),
         (lambda f: _cut(f / "model.safetensors", -1), "model.safetensors is cut short or not safetensors"),
         (lambda f: _cut(f / "model.safetensors", 20), "model.safetensors is cut short or not safetensors"),
         (lambda f: _cut(f / "model.safetensors", 0), "model.safetensors is cut short or not safetensors"),
@@ -57,7 +57,7 @@ def test_a_whole_checkpoint_of_shards_is_sound(folder: Path) -> None:
             "model.safetensors is cut short or not safetensors",
         ),
         (lambda f: _shards(f, {"a": "gone.safetensors"}), "gone.safetensors is missing"),
-        (lambda f: _shards(f, [1]), "it holds no safetensors weights"),
+        (lambda f: _shards(f, [1]), "it holds no weights"),
     ],
 )
 def test_damage_is_named(folder: Path, harm: Callable[[Path], object], said: str) -> None:
