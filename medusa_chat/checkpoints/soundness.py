@@ -53,8 +53,7 @@ def is_cut_short(file: Path) -> bool:
 def _find_cut(folder: Path, names: list[str]) -> str | None:
     for name in names:
         if is_cut_short(folder / name):
-            kind = "safetensors" if name.endswith(".safetensors") else "of PyTorch"
-            return f"{name} is cut short or not {kind}"
+            return f"{name} is cut short" + (" or not safetensors" if name.endswith(".safetensors") else "")
     return None
 
 
