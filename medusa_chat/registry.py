@@ -36,6 +36,7 @@ _REPO = rf"{_PART}/{_PART}"
 _REVISION = rf"{_PART}(?:/{_PART})*"
 _HUB_NAME = re.compile(rf"({_REPO})(?:@({_REVISION}))?")
 _DEFAULT_REVISION = "main"
+_SHORT_COMMIT = 10  # digits that tell one from another for people
 
 
 class WheelSource(BaseModel):
@@ -63,7 +64,9 @@ class HubSource(BaseModel):
         return re.fullmatch(r"[0-9a-f]{40}", self.revision) is not None
 
     def __str__(self) -> str:
-        return self.repo if self.revision == _DEFAULT_REVISION else f"{self.repo}@{self.revision}"
+        if self.revision == _DEFAULT_REVISION:
+            return self.repo
+        return f"{self.repo}@{self.revision[:_SHORT_COMMIT] if self.is_pinned else self.revision}"
 
 
 def _kind_of_source(source: object) -> str:

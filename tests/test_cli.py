@@ -346,6 +346,7 @@ def test_doctor_reports_what_a_bug_report_needs(capsys: pytest.CaptureFixture[st
     assert report["machine"]["memory_bytes"] > 2**28
     assert report["engine"]["device"] in ("cpu", "cuda")
     assert report["files"]["cache"] == {"folder": str(home / "cache"), "writable": True}
+    assert report["files"]["hub"] == {"folder": str(home / "cache" / "hub"), "writable": True}
     assert report["files"]["data"] == {"folder": str(home / "data"), "writable": False}
     assert report["default_model"]["name"] == DEFAULT_MODEL
     assert report["default_model"]["here"] is False

@@ -125,14 +125,16 @@ def _fetch_all(source: HubSource, commit: str, files: Sequence[_RemoteFile], on_
     def report(size: int) -> None:
         on_progress(LoadProgress(f"Downloading {source.repo}", min((done + size) / total, 1.0)))
 
-    cache = hub_cache.cache_dir()
     for file in files:
         report(0)
-        if file.sha256 is not None and not _blob(source, file.sha256).is_file():
+        blob = _blob(source, file.sha256) if file.sha256 is not None else None
+        if blob is not None and not blob.is_file():
             url = hf_hub_url(source.repo, file.name, revision=commit)
-            resuming.fetch(url, _blob(source, file.sha256), file.size, report)
+            resuming.fetch(url, blob, file.size, report)
         # Links to what was fetched, or fetches it.
-        hf_hub_download(source.repo, file.name, revision=commit, cache_dir=cache)
+        local = hf_hub_download(source.repo, file.name, revision=commit, cache_dir=hub_cache.cache_dir())
+        if blob is not None and not Path(local).is_symlink():
+            blob.unlink(missing_ok=True)  # a system without links got a copy
         done += file.size
 
 

@@ -50,8 +50,8 @@ def fetch(request: LoadRequest, on_progress: OnProgress) -> None:
     Raises a MedusaError whose text says what to do.
     """
     spec = resolve(request.model)
-    ensure_local(spec, on_progress)
     place = resolve_heads(spec, request.heads)
+    ensure_local(spec, on_progress)
     if place is not None:
         ensure_heads(place, on_progress)
 

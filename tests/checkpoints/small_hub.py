@@ -29,13 +29,15 @@ class Repo:
 
 @dataclass
 class SmallHub:
-    """requests: method, path and Range of all that was asked. cut: file -> bytes after which the connection
-    is dropped, once for each number. held: file -> bytes after which nothing more comes. harmed: files of
-    which another byte comes. down: every request is answered with 503.
+    """requests: method, path and Range of all that was asked, but for large files where they really lie: as
+    on the real one, on another host. tokens_elsewhere: what that host was told and should not be.
+    cut: file -> bytes after which the connection is dropped, once for each number. held: file -> bytes after
+    which nothing more comes. harmed: files of which another byte comes. down: all is answered with 503.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
     requests: list[tuple[str, str, str | None]] = field(default_factory=list)
+    tokens_elsewhere: list[str] = field(default_factory=list)
     cut: dict[str, list[int]] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=dict)
     harmed: set[str] = field(default_factory=set)
@@ -56,6 +58,7 @@ class SmallHub:
         return server, f"http://127.0.0.1:{server.server_address[1]}"
 
 
+_ELSEWHERE = "/elsewhere/"
 _LISTING = re.compile(r"/api/models/([^/]+/[^/?]+)(?:/(?:revision|tree)/([^?]+))?")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
@@ -74,6 +77,8 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
+        if self.path.startswith(_ELSEWHERE):
+            return self._send_large_file()
         self.hub.requests.append((self.command, self.path, self.headers.get("Range")))
         if self.hub.down:
             return self._refuse(503)
@@ -140,8 +145,29 @@ class _Handler(BaseHTTPRequestHandler):
         self.wfile.write(body)
 
     def _send_file(self, repo: Repo, name: str) -> None:
+        if name.endswith(LARGE):
+            return self._redirect(repo, name)
+        return self._send_content(repo, name, _git_digest(repo.files[name]))
+
+    def _redirect(self, repo: Repo, name: str) -> None:
         data = repo.files[name]
-        digest = _sha256(data) if name.endswith(LARGE) else _git_digest(data)
+        self.send_response(302)
+        self.send_header("X-Repo-Commit", repo.commit)
+        self.send_header("X-Linked-Etag", f'"{_sha256(data)}"')
+        self.send_header("X-Linked-Size", str(len(data)))
+        self.send_header("Location", f"http://localhost:{self.server.server_address[1]}{_ELSEWHERE}{name}")  # type: ignore[str-bytes-safe]
+        self.send_header("Content-Length", "0")
+        self.end_headers()
+
+    def _send_large_file(self) -> None:
+        name = self.path.removeprefix(_ELSEWHERE)
+        if token := self.headers.get("Authorization"):
+            self.hub.tokens_elsewhere.append(token)
+        repo = next(repo for repo in self.hub.repos.values() if name in repo.files)
+        self._send_content(repo, name, "of another host")
+
+    def _send_content(self, repo: Repo, name: str, digest: str) -> None:
+        data = repo.files[name]
         if name in self.hub.harmed:
             data = data[:-1] + bytes([data[-1] ^ 1])
         start = int((self.headers.get("Range") or "bytes=0-")[6:].rstrip("-"))

@@ -135,6 +135,18 @@ def test_a_pull_and_the_library_share_one_copy(hub: SmallHub) -> None:
     assert partial_bytes() == 0
 
 
+def test_where_links_can_not_be_made_there_is_still_one_copy(
+    hub: SmallHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(constants, "HF_HUB_DISABLE_SYMLINKS", True)
+    files = published.as_safetensors(2)
+    hub.repos[NAME] = Repo(files)
+    folder = checkpoints.ensure_local(resolve(NAME), ignore)
+    assert {file.name: file.read_bytes() for file in folder.iterdir()} == files
+    weights = [file for file in hub_cache.repo_dir(HubSource(repo=NAME)).rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in weights) < sum(map(len, files.values())) + 100
+
+
 def test_without_a_home_of_its_own_the_librarys_cache_is_used(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -260,6 +272,7 @@ def test_a_gated_model_says_how_to_get_in(hub: SmallHub, monkeypatch: pytest.Mon
     monkeypatch.setenv("HF_TOKEN", TOKEN)
     checkpoints.ensure_local(resolve(NAME), ignore)
     assert checkpoints.is_sound(resolve(NAME))
+    assert hub.tokens_elsewhere == []
 
 
 def test_what_the_hub_does_not_have(hub: SmallHub) -> None:
