@@ -36,6 +36,11 @@ def test_the_packages_own_entries_are_well_formed() -> None:
         assert spec.chat_template_file is None or spec.chat_template_file.is_file()
 
 
+def test_the_readme_lists_them_all() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert [name for name in load_registry() if f"`{name}`" not in readme] == []
+
+
 def test_vicuna_fits_a_card_of_8_gb() -> None:
     spec = resolve("vicuna-7b")
     assert isinstance(spec.source, HubSource)
