@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medusa_chat import paths
 from medusa_chat.checkpoints import hub_cache
-from medusa_chat.checkpoints.soundness import find_damage, find_heads_damage, find_missing
+from medusa_chat.checkpoints.soundness import find_damage, find_heads_damage, find_missing, has_tokenizer
 from medusa_chat.errors import CheckpointError
 from medusa_chat.records import LoadProgress
 from medusa_chat.registry import HubSource, ModelSpec
@@ -86,15 +86,15 @@ def is_local(spec: ModelSpec) -> bool:
     if folder is None:
         return False
     if isinstance(spec.source, HubSource):
-        # A pull that was interrupted, here or in another program, leaves some of the files.
-        return find_missing(folder) is None
+        # A pull that was interrupted, and programs with other needs, leave some of the files.
+        return find_missing(folder) is None and has_tokenizer(folder)
     return (folder / "config.json").is_file()
 
 
 def is_sound(spec: ModelSpec) -> bool:
     """Whether the checkpoint is on this machine and whole."""
     folder = _folder(spec)
-    return folder is not None and find_damage(folder) is None
+    return folder is not None and is_local(spec) and find_damage(folder) is None
 
 
 def heads_are_here(place: Path | HubSource) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +18,9 @@ from medusa_chat.records import LoadProgress
 from medusa_chat.registry import HubSource
 
 OnProgress = Callable[[LoadProgress], None]
+# What a hub says becomes names of files.
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+_SHA256 = re.compile(r"[0-9a-f]{64}")
 _WEIGHTS = (".safetensors", ".bin", ".pt")
 
 
@@ -81,7 +85,9 @@ def _list(source: HubSource, wanted: Wanted) -> _Listing:
     info = HfApi().model_info(source.repo, revision=source.revision, files_metadata=True)
     entries = {entry.rfilename: entry for entry in info.siblings or []}
     names = choose_files(entries, wanted)
-    if not names or info.sha is None:
+    if not _COMMIT.fullmatch(info.sha or ""):
+        raise CheckpointError(f"What answers for {source} is no hub; check HF_ENDPOINT and the network.")
+    if not names:
         raise CheckpointError(
             f"{source} holds no weights that can be loaded here (safetensors, or .bin and .pt of PyTorch); "
             "choose another repository."
@@ -89,7 +95,8 @@ def _list(source: HubSource, wanted: Wanted) -> _Listing:
     files = []
     for name in names:
         lfs = entries[name].lfs
-        files.append(_RemoteFile(name, entries[name].size or 0, lfs.sha256 if lfs else None))
+        digest = lfs.sha256 if lfs and _SHA256.fullmatch(lfs.sha256) else None
+        files.append(_RemoteFile(name, entries[name].size or 0, digest))
     return _Listing(info.sha, files)
 
 

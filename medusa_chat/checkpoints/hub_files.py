@@ -23,7 +23,11 @@ _WEIGHTS: dict[Wanted, tuple[str, ...]] = {
     "heads": (*map(re.escape, HEADS_FILES), *_BASE_WEIGHTS),
 }
 _SMALL: dict[Wanted, re.Pattern[str]] = {
-    "model": re.compile(r"[^/]+\.(json|jinja|model|tiktoken)|(vocab|merges)\.txt"),
+    # Not adapter_config.json, for which transformers would fetch and load another model.
+    "model": re.compile(
+        r"(config|generation_config|tokenizer|tokenizer_config|special_tokens_map|added_tokens|vocab|tekken"
+        r"|chat_template)\.json|[^/]+\.(jinja|model|tiktoken)|(vocab|merges)\.txt"
+    ),
     "heads": re.compile(r"config\.json|adapter/adapter_config\.json|adapter/adapter_model\.safetensors"),
 }
 _INDEX = ".index.json"

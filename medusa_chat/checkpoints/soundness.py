@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import zipfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -10,6 +11,8 @@ from typing import Any
 
 _HEADER_LENGTH_BYTES = 8
 _OLD_PICKLE = b"\x80\x02"  # how torch's .bin files began before they were ZIP archives
+_TOKENIZERS = ("tokenizer.*", "vocab.*", "tekken.json", "*.tiktoken")
+_SHARD = re.compile(r"-\d+-of-\d+\.")
 HEADS_FILES = ("medusa_lm_head.safetensors", "medusa_lm_head.pt")
 
 
@@ -31,6 +34,11 @@ def find_missing(folder: Path) -> str | None:
     if not names:
         return "it holds no weights"
     return next((f"{name} is missing" for name in names if not (folder / name).is_file()), None)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether any kind of tokenizer lies in a checkpoint's folder."""
+    return any(any(folder.glob(pattern)) for pattern in _TOKENIZERS)
 
 
 def find_heads_damage(folder: Path) -> str | None:
@@ -66,10 +74,8 @@ def _read_json(file: Path) -> dict[str, Any] | None:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    """Those that transformers would load; of several sets the first one that is there whole."""
-    sets = [names for names in _sets_of_weights(folder) if names]
-    whole = (names for names in sets if all((folder / name).is_file() for name in names))
-    return next(whole, sets[0] if sets else [])
+    """Those that transformers would load, whether they are there or not."""
+    return next(filter(None, _sets_of_weights(folder)), [])
 
 
 def _sets_of_weights(folder: Path) -> Iterator[list[str]]:
@@ -78,7 +84,8 @@ def _sets_of_weights(folder: Path) -> Iterator[list[str]]:
         if index.is_file():
             yield _shards_in(index)
         else:
-            yield sorted(file.name for file in folder.glob(f"{stem}*{suffix}"))
+            names = sorted(file.name for file in folder.glob(f"{stem}*{suffix}"))
+            yield [index.name] if any(map(_SHARD.search, names)) else names
 
 
 def _shards_in(index: Path) -> list[str]:

@@ -115,14 +115,16 @@ def test_what_another_program_has_fetched_is_not_fetched_again(hub: SmallHub) ->
     assert checkpoints.ensure_local(resolve(NAME), ignore) == Path(theirs)
 
 
-def test_what_another_program_has_begun_is_completed(hub: SmallHub) -> None:
+@pytest.mark.parametrize("lacking", [SHARD, "tokenizer.json", "model.safetensors.index.json", "config.json"])
+def test_what_another_program_has_begun_is_completed(hub: SmallHub, lacking: str) -> None:
     hub.repos[NAME] = Repo(published.as_safetensors(2))
-    begun = snapshot_download(NAME, cache_dir=hub_cache.cache_dir(), ignore_patterns=[SHARD])
+    begun = snapshot_download(NAME, cache_dir=hub_cache.cache_dir(), ignore_patterns=[lacking])
     hub.requests.clear()
     assert not checkpoints.is_local(resolve(NAME))
+    assert not checkpoints.is_sound(resolve(NAME))
     folder = checkpoints.ensure_local(resolve(NAME), ignore)
     assert folder == Path(begun)
-    assert hub.fetched() == [SHARD]
+    assert hub.fetched() == [lacking]
     assert checkpoints.is_sound(resolve(NAME))
 
 
@@ -290,6 +292,15 @@ def test_a_hub_that_fails_or_is_not_there(hub: SmallHub, monkeypatch: pytest.Mon
         unused.bind(("127.0.0.1", 0))  # taken, but nobody listens
         monkeypatch.setattr(constants, "ENDPOINT", f"http://127.0.0.1:{unused.getsockname()[1]}")
         assert_fails("tiny/model could not be fetched .*Check the network and pull it again")
+
+
+def test_a_hub_that_would_write_elsewhere_is_not_let(hub: SmallHub, home: Path) -> None:
+    files = published.as_safetensors()
+    hub.repos[NAME] = Repo({**files, "../../../../up.json": b"{}", "..\\up.json": b"{}"})
+    checkpoints.ensure_local(resolve(NAME), ignore)
+    assert not list(home.parent.rglob("*up.json"))
+    hub.repos["tiny/evil"] = Repo(files, commit="../../../../up")
+    assert_fails("What answers for tiny/evil is no hub; check HF_ENDPOINT", "tiny/evil")
 
 
 def test_too_little_disk_space_is_said_before_anything_is_fetched(
