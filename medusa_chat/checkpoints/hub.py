@@ -9,7 +9,7 @@ from pathlib import Path
 
 from medusa_chat.checkpoints import hub_cache, resuming
 from medusa_chat.checkpoints.disk import check_room, plain_disk_errors
-from medusa_chat.checkpoints.hub_errors import offline_sentence, plain_hub_errors
+from medusa_chat.checkpoints.hub_errors import no_hub_sentence, offline_sentence, plain_hub_errors
 from medusa_chat.checkpoints.hub_files import Wanted, choose_files
 from medusa_chat.checkpoints.one_at_a_time import only_one
 from medusa_chat.checkpoints.soundness import is_cut_short
@@ -86,7 +86,7 @@ def _list(source: HubSource, wanted: Wanted) -> _Listing:
     entries = {entry.rfilename: entry for entry in info.siblings or []}
     names = choose_files(entries, wanted)
     if not _COMMIT.fullmatch(info.sha or ""):
-        raise CheckpointError(f"What answers for {source} is no hub; check HF_ENDPOINT and the network.")
+        raise CheckpointError(no_hub_sentence(source))
     if not names:
         raise CheckpointError(
             f"{source} holds no weights that can be loaded here (safetensors, or .bin and .pt of PyTorch); "

@@ -32,11 +32,18 @@ def plain_hub_errors(source: HubSource) -> Iterator[None]:
         raise CheckpointError(_refused(source, error.response.status_code)) from None
     except transport_error as error:
         raise CheckpointError(_unreachable(source, str(error))) from None
+    except ValueError:  # not JSON, say: a page to log in to the network
+        raise CheckpointError(no_hub_sentence(source)) from None
     except OSError as error:
         if error.errno is not None:
             raise
-        # The library's own, for a connection that ended early or an answer that no hub would give.
+        # The library's own, for a connection that ended early.
         raise CheckpointError(_unreachable(source, str(error))) from None
+
+
+def no_hub_sentence(source: HubSource) -> str:
+    """What to say of an answer that no hub would give."""
+    return f"What answers for {source} is no hub; check HF_ENDPOINT and the network, then pull it again."
 
 
 def offline_sentence(source: HubSource) -> str:

@@ -33,6 +33,7 @@ class SmallHub:
     on the real one, on another host. tokens_elsewhere: what that host was told and should not be.
     cut: file -> bytes after which the connection is dropped, once for each number. held: file -> bytes after
     which nothing more comes. harmed: files of which another byte comes. down: all is answered with 503.
+    portal: all is answered with a page, as networks do that want a login first.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class SmallHub:
     held: dict[str, int] = field(default_factory=dict)
     harmed: set[str] = field(default_factory=set)
     down: bool = False
+    portal: bool = False
     release: threading.Event = field(default_factory=threading.Event)
 
     def fetched(self) -> list[str]:
@@ -82,6 +84,8 @@ class _Handler(BaseHTTPRequestHandler):
         self.hub.requests.append((self.command, self.path, self.headers.get("Range")))
         if self.hub.down:
             return self._refuse(503)
+        if self.hub.portal:
+            return self._send_body_of(b"<html>Log in</html>", "text/html")
         if match := _LISTING.match(self.path):
             repo_id, revision, name = match[1], match[2] or "main", None
         elif match := _FILE.fullmatch(self.path):
@@ -137,9 +141,11 @@ class _Handler(BaseHTTPRequestHandler):
         self._send_json(tree)
 
     def _send_json(self, content: Any) -> None:
-        body = json.dumps(content).encode()
+        self._send_body_of(json.dumps(content).encode(), "application/json")
+
+    def _send_body_of(self, body: bytes, kind: str) -> None:
         self.send_response(200)
-        self.send_header("Content-Type", "application/json")
+        self.send_header("Content-Type", kind)
         self.send_header("Content-Length", str(len(body)))
         self.end_headers()
         self.wfile.write(body)

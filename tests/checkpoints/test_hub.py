@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import errno
+import os
 import socket
 import subprocess
 import sys
@@ -184,6 +186,38 @@ def test_a_dropped_connection_is_taken_up_again(hub: SmallHub, monkeypatch: pyte
     assert checkpoints.is_sound(resolve(NAME))
 
 
+def test_a_connection_that_stays_lost_leaves_what_came(
+    hub: SmallHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(time, "sleep", lambda seconds: None)
+    hub.repos[NAME] = Repo(published.as_safetensors(2))
+    hub.cut[SHARD] = [5000, *[0] * 20]
+    assert_fails("tiny/model could not be fetched .* pull it again: it goes on where it was")
+    assert partial_bytes() == 4096
+    hub.cut.clear()
+    checkpoints.ensure_local(resolve(NAME), ignore)
+    assert "bytes=4096-" in [asked for _, _, asked in hub.requests]
+    assert checkpoints.is_sound(resolve(NAME))
+
+
+def test_a_disk_that_fills_up_on_the_way_leaves_what_came(
+    hub: SmallHub, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub.repos[NAME] = Repo(published.as_safetensors(2))
+    seen: list[LoadProgress] = []
+
+    def fill_up(progress: LoadProgress) -> None:
+        seen.append(progress)
+        if partial_bytes() > 8000:
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    with pytest.raises(CheckpointError, match=r"is full. Make room.*; what was fetched stays for the next"):
+        checkpoints.ensure_local(resolve(NAME), fill_up)
+    assert partial_bytes() > 8000
+    checkpoints.ensure_local(resolve(NAME), ignore)
+    assert checkpoints.is_sound(resolve(NAME))
+
+
 def test_a_killed_pull_goes_on_where_it_was(hub: SmallHub) -> None:
     files = published.as_safetensors(2)
     hub.repos[NAME] = Repo(files)
@@ -286,6 +320,8 @@ def test_what_the_hub_does_not_have(hub: SmallHub) -> None:
 
 
 def test_a_hub_that_fails_or_is_not_there(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.portal = True
+    assert_fails("What answers for tiny/model is no hub; check HF_ENDPOINT and the network")
     hub.down = True
     assert_fails("The hub answered with status 503 for tiny/model. Try again later")
     with socket.socket() as unused:
