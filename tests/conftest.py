@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 import torch
+from huggingface_hub import constants
 
 # Without a GPU Triton interprets its kernels, if told so before they are defined.
 if not torch.cuda.is_available():
@@ -28,6 +29,8 @@ def _no_users_home(tmp_path_factory: pytest.TempPathFactory) -> None:
     for key in _OUTER_ENVIRONMENT:
         del os.environ[key]
     os.environ["MEDUSA_CHAT_HOME"] = str(tmp_path_factory.mktemp("home"))
+    # Nothing in a test may ask the public hub.
+    os.environ["HF_ENDPOINT"] = constants.ENDPOINT = "http://127.0.0.1:9"
 
 
 @pytest.fixture(autouse=True)

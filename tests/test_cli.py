@@ -305,7 +305,11 @@ def test_models_lists_what_is_here_and_what_is_to_download(capsys: pytest.Captur
 
 def test_models_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert run("models", "--json") == 0
-    (row,) = json.loads(capsys.readouterr().out)
+    rows = {row["name"]: row for row in json.loads(capsys.readouterr().out)}
+    vicuna = rows["vicuna-7b"]
+    assert (vicuna["tried"], vicuna["pinned"], vicuna["heads_here"]) == (False, True, False)
+    row = rows[DEFAULT_MODEL]
+    assert (row["tried"], row["pinned"], row["revision"]) == (True, None, None)
     assert (row["name"], row["parameters"], row["quantization"]) == (DEFAULT_MODEL, 134_515_008, "none")
     assert (row["here"], row["bytes_on_disk"], row["bytes_to_download"]) == (False, 0, 92_871_040)
 
@@ -342,6 +346,7 @@ def test_doctor_reports_what_a_bug_report_needs(capsys: pytest.CaptureFixture[st
     assert report["machine"]["memory_bytes"] > 2**28
     assert report["engine"]["device"] in ("cpu", "cuda")
     assert report["files"]["cache"] == {"folder": str(home / "cache"), "writable": True}
+    assert report["files"]["hub"] == {"folder": str(home / "cache" / "hub"), "writable": True}
     assert report["files"]["data"] == {"folder": str(home / "data"), "writable": False}
     assert report["default_model"]["name"] == DEFAULT_MODEL
     assert report["default_model"]["here"] is False

@@ -44,8 +44,11 @@ def test_imports_point_down() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("medusa_chat.cli", ("torch", "transformers", "textual", "pydantic", "rich")),
-        ("medusa_chat.app", ("torch", "transformers", "bitsandbytes", "safetensors", "numpy")),
+        ("medusa_chat.cli", ("torch", "transformers", "huggingface_hub", "textual", "pydantic", "rich")),
+        (
+            "medusa_chat.app",
+            ("torch", "transformers", "huggingface_hub", "bitsandbytes", "safetensors", "numpy"),
+        ),
     ],
 )
 def test_nothing_heavy_is_imported_at_the_top(module: str, heavy: tuple[str, ...]) -> None:

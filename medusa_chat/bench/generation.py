@@ -9,9 +9,9 @@ from itertools import pairwise
 from typing import Any
 
 import torch
-from transformers import AutoTokenizer
 
 from medusa_chat.checkpoints import ensure_local
+from medusa_chat.engine.opening import load_tokenizer
 from medusa_chat.engine.prompt import Prompter
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.loading import load_base_model
@@ -35,9 +35,10 @@ def measure_generate(
     session first. Rates are over decode steps, as those of the engine.
     """
     on_progress(LoadProgress("Loading the model for transformers' generate()"))
-    folder = ensure_local(resolve(request.model), on_progress)
+    spec = resolve(request.model)
+    folder = ensure_local(spec, on_progress)
     base = load_base_model(folder, info.quantization, torch.device(info.device), getattr(torch, info.dtype))
-    prompter = Prompter(AutoTokenizer.from_pretrained(folder), base.context_length)
+    prompter = Prompter(load_tokenizer(spec, folder), base.context_length)
     prompt_ids = [prompter.render([Message("user", p.text)], max_tokens).ids for p in prompts]
     generate_greedily(base.causal_lm, prompt_ids[0], _WARM_UP_TOKENS)
     seconds: list[float] = []

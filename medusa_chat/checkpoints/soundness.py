@@ -3,27 +3,65 @@
 from __future__ import annotations
 
 import json
+import re
+import zipfile
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 _HEADER_LENGTH_BYTES = 8
+_OLD_PICKLE = b"\x80\x02"  # how torch's .bin files began before they were ZIP archives
+_TOKENIZERS = ("tokenizer.*", "vocab.*", "tekken.json", "*.tiktoken")
+_SHARD = re.compile(r"-\d+-of-\d+\.")
+HEADS_FILES = ("medusa_lm_head.safetensors", "medusa_lm_head.pt")
 
 
 def find_damage(folder: Path) -> str | None:
     """What is wrong with a transformers checkpoint, as the rest of a sentence; None when it is sound."""
-    config = folder / "config.json"
-    if not config.is_file():
-        return "config.json is missing"
-    if _read_json(config) is None:
+    missing = find_missing(folder)
+    if missing is not None:
+        return missing
+    if _read_json(folder / "config.json") is None:
         return "config.json is not JSON"
+    return _find_cut(folder, _weight_files(folder))
+
+
+def find_missing(folder: Path) -> str | None:
+    """Which file a transformers checkpoint lacks, as the rest of a sentence; None when all are there."""
+    if not (folder / "config.json").is_file():
+        return "config.json is missing"
     names = _weight_files(folder)
     if not names:
-        return "it holds no safetensors weights"
+        return "it holds no weights"
+    return next((f"{name} is missing" for name in names if not (folder / name).is_file()), None)
+
+
+def has_tokenizer(folder: Path) -> bool:
+    """Whether any kind of tokenizer lies in a checkpoint's folder."""
+    return any(any(folder.glob(pattern)) for pattern in _TOKENIZERS)
+
+
+def find_heads_damage(folder: Path) -> str | None:
+    """What is wrong with a folder of Medusa heads, as the rest of a sentence; None when it seems sound.
+
+    They may be a file of their own or lie in the weights of their base model.
+    """
+    names = [name for name in HEADS_FILES if (folder / name).is_file()][:1] or _weight_files(folder)
+    if not names:
+        return "it holds no heads"
+    missing = next((f"{name} is missing" for name in names if not (folder / name).is_file()), None)
+    return missing or _find_cut(folder, names)
+
+
+def is_cut_short(file: Path) -> bool:
+    """Whether a file of weights ends too early, or is none."""
+    return _is_cut_safetensors(file) if file.suffix == ".safetensors" else _is_cut_archive(file)
+
+
+def _find_cut(folder: Path, names: list[str]) -> str | None:
     for name in names:
-        if not (folder / name).is_file():
-            return f"{name} is missing"
-        if _is_cut_short(folder / name):
-            return f"{name} is cut short or not safetensors"
+        if is_cut_short(folder / name):
+            return f"{name} is cut short" + (" or not safetensors" if name.endswith(".safetensors") else "")
     return None
 
 
@@ -36,15 +74,27 @@ def _read_json(file: Path) -> dict[str, Any] | None:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    index_file = folder / "model.safetensors.index.json"
-    if not index_file.is_file():
-        return sorted(file.name for file in folder.glob("model*.safetensors"))
-    shard_of = (_read_json(index_file) or {}).get("weight_map")
+    """Those that transformers would load, whether they are there or not."""
+    return next(filter(None, _sets_of_weights(folder)), [])
+
+
+def _sets_of_weights(folder: Path) -> Iterator[list[str]]:
+    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        index = folder / f"{stem}{suffix}.index.json"
+        if index.is_file():
+            yield _shards_in(index)
+        else:
+            names = sorted(file.name for file in folder.glob(f"{stem}*{suffix}"))
+            yield [index.name] if any(map(_SHARD.search, names)) else names
+
+
+def _shards_in(index: Path) -> list[str]:
+    shard_of = (_read_json(index) or {}).get("weight_map")
     return sorted(set(shard_of.values())) if isinstance(shard_of, dict) else []
 
 
-def _is_cut_short(file: Path) -> bool:
-    # A safetensors file: 8 bytes of header length, little-endian; the header, JSON; the tensors' bytes.
+def _is_cut_safetensors(file: Path) -> bool:
+    # 8 bytes of header length, little-endian; the header, JSON; the tensors' bytes.
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(_HEADER_LENGTH_BYTES), "little")
@@ -57,3 +107,14 @@ def _is_cut_short(file: Path) -> bool:
     except (ValueError, AttributeError, KeyError, IndexError, TypeError):
         return True  # not what the format says
     return _HEADER_LENGTH_BYTES + length + end > size
+
+
+def _is_cut_archive(file: Path) -> bool:
+    # A ZIP archive's directory is at its end; a pickle of old says nothing of its length.
+    with file.open("rb") as stream:
+        return not (zipfile.is_zipfile(stream) or _starts_with(stream, _OLD_PICKLE))
+
+
+def _starts_with(stream: Any, start: bytes) -> bool:
+    stream.seek(0)
+    return bool(stream.read(len(start)) == start)

@@ -13,7 +13,7 @@ from typing import Any
 
 from medusa_chat.commands.options import JsonOption
 
-_PACKAGES = ("medusa-chat", "torch", "transformers", "bitsandbytes", "textual", "triton")
+_PACKAGES = ("medusa-chat", "torch", "transformers", "huggingface_hub", "bitsandbytes", "textual", "triton")
 Section = dict[str, Any]
 
 
@@ -101,8 +101,14 @@ def _engine() -> Section:
 
 def _files() -> Section:
     from medusa_chat import paths
+    from medusa_chat.checkpoints import hub_cache
 
-    folders = {"config": paths.config_dir(), "data": paths.data_dir(), "cache": paths.cache_dir()}
+    folders = {
+        "config": paths.config_dir(),
+        "data": paths.data_dir(),
+        "cache": paths.cache_dir(),
+        "hub": hub_cache.cache_dir(),
+    }
     return {
         name: {"folder": str(folder), "writable": _is_writable(folder)} for name, folder in folders.items()
     }
@@ -124,12 +130,12 @@ def _default_model() -> Section:
         spec = resolve(load_settings().model)
     except MedusaError as error:
         return {"problem": str(error)}
-    heads = spec.heads_folder
+    heads = spec.heads_place
     return {
         "name": spec.name,
         "here": checkpoints.is_local(spec),
         "sound": checkpoints.is_sound(spec),
-        "heads_here": heads is not None and heads.is_dir(),
+        "heads_here": heads is not None and checkpoints.heads_are_here(heads),
     }
 
 

@@ -46,10 +46,11 @@ def evaluate(
     settings = load_settings(model=model, quant=quant, device=device, dtype=dtype)
     with shown_progress(always=False) as on_progress:
         from medusa_chat.bench.speed import OWN_PROMPTS
-        from medusa_chat.engine.opening import open_heads, open_model
+        from medusa_chat.engine.opening import fetch, open_heads, open_model
 
         prompt_file = read_prompt_file(prompts or OWN_PROMPTS)
         request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
+        fetch(request, on_progress)
         opened = open_model(request, on_progress)
         found = open_heads(opened, heads)
         if found is None:

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from medusa_chat.checkpoints import ensure_local
+from medusa_chat.checkpoints import ensure_heads, ensure_local
 from medusa_chat.errors import CheckpointError, HeadsMismatch, UsageError
 from medusa_chat.model.adapter import ADAPTER_FOLDER, merge_adapter
 from medusa_chat.model.base import BaseModel
@@ -17,7 +17,7 @@ from medusa_chat.model.head_files import load_heads
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import adopt_base_model, held_in, load_base_model, pick_device, pick_dtype
 from medusa_chat.records import LoadProgress, LoadRequest, Quantization
-from medusa_chat.registry import ModelSpec, resolve, spec_name
+from medusa_chat.registry import ModelSpec, resolve, resolve_heads, spec_name
 
 OnProgress = Callable[[LoadProgress], None]
 
@@ -40,7 +40,7 @@ def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
     quantization = request.quantization or spec.quantization
     on_progress(LoadProgress(f"Loading {spec.name}"))
     base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device))
-    return OpenModel(spec, base, _load_tokenizer(folder), quantization)
+    return OpenModel(spec, base, load_tokenizer(spec, folder), quantization)
 
 
 def adopt_model(causal_lm: Any, tokenizer: Any) -> OpenModel:
@@ -55,18 +55,33 @@ def adopt_model(causal_lm: Any, tokenizer: Any) -> OpenModel:
     return OpenModel(spec, adopt_base_model(causal_lm), tokenizer, held_in(causal_lm))
 
 
-def open_heads(model: OpenModel, folder: str | None) -> MedusaHeads | None:
-    """The heads in `folder`, or those the registry names for this model; None if there are none. The adapter
-    that heads were trained with is merged into the model's weights.
+def fetch(request: LoadRequest, on_progress: OnProgress) -> None:
+    """Sees to it that model and heads are on this machine: before anything large is loaded, since fetching
+    may fail.
 
-    Raises CheckpointError if they are damaged, HeadsMismatch if they belong to another model.
+    Raises a MedusaError whose text says what to do.
     """
-    source = Path(folder).expanduser() if folder is not None else model.spec.heads_folder
-    if source is None:
+    spec = resolve(request.model)
+    place = resolve_heads(spec, request.heads)
+    ensure_local(spec, on_progress)
+    if place is not None:
+        ensure_heads(place, on_progress)
+
+
+def open_heads(model: OpenModel, asked: str | None) -> MedusaHeads | None:
+    """The heads asked for, a folder or hub:OWNER/NAME, or those the registry names for this model; None if
+    there are none. The adapter that heads were trained with is merged into the model's weights.
+
+    Raises CheckpointError if they are damaged or can't be fetched, HeadsMismatch if they belong to another
+    model, UsageError for a malformed name.
+    """
+    place = resolve_heads(model.spec, asked)
+    if place is None:
         return None
-    heads = load_heads(source)
+    folder = ensure_heads(place, lambda progress: None)
+    heads = load_heads(folder)
     heads.check_fits(model.base, model.spec.base)
-    _adapt(model.base, heads, source)
+    _adapt(model.base, heads, folder)
     return heads.to(model.base.device, model.base.dtype).requires_grad_(False)
 
 
@@ -80,9 +95,25 @@ def _adapt(base: BaseModel, heads: MedusaHeads, folder: Path) -> None:
         )
 
 
-def _load_tokenizer(folder: Path) -> Any:
+def load_tokenizer(spec: ModelSpec, folder: Path) -> Any:
+    """The tokenizer in the model's folder, with the chat template that the registry gives it, if any.
+
+    Raises CheckpointError.
+    """
     try:
-        return AutoTokenizer.from_pretrained(folder)
+        tokenizer = AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except (OSError, ValueError, KeyError) as error:
-        reason = str(error).strip().splitlines()[0]
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
         raise CheckpointError(f"The tokenizer in {folder} can't be loaded: {reason}") from error
+    if spec.chat_template_file is not None:
+        tokenizer.chat_template = _read_template(spec.chat_template_file)
+    return tokenizer
+
+
+def _read_template(file: Path) -> str:
+    try:
+        return file.read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError) as error:
+        raise CheckpointError(
+            f"The chat template {file} can't be read ({error}); correct chat_template in models.toml."
+        ) from None

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from jinja2 import TemplateError
+
 from medusa_chat.errors import PromptTooLong, UnsupportedModel
 from medusa_chat.records import Message
 
@@ -53,8 +55,28 @@ class Prompter:
                 "This model's tokenizer has no chat template, so it can't hold a conversation; "
                 "choose a chat or instruct model."
             )
+        try:
+            return self._apply_template(messages)
+        except TemplateError as error:
+            merged = _without_system_role(messages)
+            if merged == messages:
+                raise UnsupportedModel(
+                    f"This model's chat template refuses the conversation: {error}. Start a new one."
+                ) from error
+            return self._template(merged)
+
+    def _apply_template(self, messages: Sequence[Message]) -> list[int]:
         conversation = [{"role": message.role, "content": message.content} for message in messages]
         encoded = self._tokenizer.apply_chat_template(
             conversation, add_generation_prompt=True, return_dict=True
         )
         return list(encoded["input_ids"])
+
+
+def _without_system_role(messages: Sequence[Message]) -> Sequence[Message]:
+    """The system prompt before the first question, for templates that know none (Gemma's, Mistral's)."""
+    roles = [message.role for message in messages[:2]]
+    if roles != ["system", "user"]:
+        return messages
+    system, question, *rest = messages
+    return [Message("user", f"{system.content}\n\n{question.content}"), *rest]

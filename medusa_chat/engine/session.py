@@ -20,7 +20,7 @@ from medusa_chat.decoding.planning import (
 from medusa_chat.decoding.proposing import dynamic_candidates, static_candidates
 from medusa_chat.decoding.tree import Tree, best_tree, expected_tokens, published_paths
 from medusa_chat.decoding.tuning import choose_tree_size, measure_sizes, measure_step
-from medusa_chat.engine.opening import OnProgress, OpenModel, open_heads, open_model
+from medusa_chat.engine.opening import OnProgress, OpenModel, fetch, open_heads, open_model
 from medusa_chat.engine.prompt import Prompter
 from medusa_chat.engine.text import Detokenizer, StopScanner
 from medusa_chat.errors import OutOfMemory
@@ -196,6 +196,7 @@ def eos_ids(base: BaseModel, tokenizer: Any) -> frozenset[int]:
 
 def open_session(request: LoadRequest, on_progress: OnProgress) -> Session:
     """Resolves, fetches, loads and measures. Raises a MedusaError whose text says what to do."""
+    fetch(request, on_progress)
     model = open_model(request, on_progress)
     on_progress(LoadProgress("Measuring step times"))
     return session_with(model, request.heads)

@@ -17,8 +17,7 @@ from medusa_chat.errors import CheckpointError, OutOfMemory, UnsupportedModel
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
 from medusa_chat.records import Device, DType, Quantization
-
-_BYTES_PER_WEIGHT: dict[Quantization, float] = {"4bit": 0.56, "8bit": 1.0, "none": 2.0}
+from medusa_chat.registry import BYTES_PER_WEIGHT
 
 
 def pick_device(device: Device) -> torch.device:
@@ -53,10 +52,11 @@ def load_base_model(
     """
     silence_libraries()
     try:
-        config = AutoConfig.from_pretrained(folder)
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         causal_lm = AutoModelForCausalLM.from_pretrained(
             folder,
             config=config,
+            trust_remote_code=False,
             dtype=dtype,
             device_map={"": device},
             attn_implementation=GROUPED_ATTENTION if config.model_type in LLAMA_FAMILY else "eager",
@@ -145,12 +145,13 @@ def is_out_of_memory(error: BaseException) -> bool:
 
 
 def _what_would_fit(folder: Path, quantization: Quantization, device: torch.device) -> str:
-    on_disk = sum(file.stat().st_size for file in folder.glob("*.safetensors"))
+    suffix = "*.safetensors" if any(folder.glob("*.safetensors")) else "*.bin"
+    on_disk = sum(file.stat().st_size for file in folder.glob(suffix))
     num_weights = on_disk / 2  # checkpoints are stored in 16 bits
     free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    fitting = [q for q, size in _BYTES_PER_WEIGHT.items() if size * num_weights * 1.1 < free]
-    smaller = [q for q in fitting if _BYTES_PER_WEIGHT[q] < _BYTES_PER_WEIGHT[quantization]]
-    need = _BYTES_PER_WEIGHT[quantization] * num_weights / 2**30
+    fitting = [q for q, size in BYTES_PER_WEIGHT.items() if size * num_weights * 1.1 < free]
+    smaller = [q for q in fitting if BYTES_PER_WEIGHT[q] < BYTES_PER_WEIGHT[quantization]]
+    need = BYTES_PER_WEIGHT[quantization] * num_weights / 2**30
     if smaller:
         advice = f"Try --quant {smaller[-1]}."
     else:

@@ -130,7 +130,7 @@ def test_a_damaged_checkpoint_says_how_to_replace_it_and_pull_does(spec: ModelSp
     folder = paths.checkpoints_dir() / "tiny"
     folder.mkdir(parents=True)
     (folder / "config.json").write_text("{}")
-    with pytest.raises(CheckpointError, match=r"holds no safetensors weights. Run `medusa-chat pull tiny`"):
+    with pytest.raises(CheckpointError, match=r"holds no weights. Run `medusa-chat pull tiny`"):
         checkpoints.ensure_local(spec, ignore)
     assert checkpoints.pull(spec, ignore) == folder
     assert checkpoints.is_sound(spec)

@@ -6,11 +6,13 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from transformers import AutoTokenizer
+from tokenizers import Tokenizer, models
+from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from medusa_chat.engine.prompt import Prompter
 from medusa_chat.errors import PromptTooLong, UnsupportedModel
 from medusa_chat.records import Message
+from medusa_chat.registry import TEMPLATES_DIR
 
 SYSTEM = Message("system", "Be brief.")
 
@@ -18,6 +20,71 @@ SYSTEM = Message("system", "Be brief.")
 @pytest.fixture
 def tokenizer(default_model: Path) -> Any:
     return AutoTokenizer.from_pretrained(default_model)
+
+
+@pytest.fixture
+def plain_tokenizer() -> PreTrainedTokenizerFast:
+    """One token a word, and special tokens as Llama has them."""
+    words = ["<unk>", "<s>", "</s>"]
+    model = models.WordLevel({word: n for n, word in enumerate(words)}, unk_token="<unk>")
+    return PreTrainedTokenizerFast(
+        tokenizer_object=Tokenizer(model), bos_token="<s>", eos_token="</s>", unk_token="<unk>"
+    )
+
+
+def rendered(tokenizer: Any, template: str, messages: list[Message]) -> str:
+    tokenizer.chat_template = template
+    conversation = [{"role": message.role, "content": message.content} for message in messages]
+    return str(tokenizer.apply_chat_template(conversation, add_generation_prompt=True, tokenize=False))
+
+
+def shipped(name: str) -> str:
+    return (TEMPLATES_DIR / f"{name}.jinja").read_text(encoding="utf-8")
+
+
+TURNS = [Message("user", "Hello!"), Message("assistant", " Hello!"), Message("user", "How are you?")]
+
+
+def test_vicunas_template_is_fastchats(plain_tokenizer: Any) -> None:
+    assert rendered(plain_tokenizer, shipped("vicuna"), TURNS) == (
+        "<s>A chat between a curious user and an artificial intelligence assistant. The assistant gives "
+        "helpful, detailed, and polite answers to the user's questions. "
+        "USER: Hello! ASSISTANT: Hello!</s>USER: How are you? ASSISTANT:"
+    )
+    assert rendered(plain_tokenizer, shipped("vicuna"), [SYSTEM, *TURNS[:1]]) == (
+        "<s>Be brief. USER: Hello! ASSISTANT:"
+    )
+
+
+def test_zephyrs_template_is_its_own(plain_tokenizer: Any) -> None:
+    assert rendered(plain_tokenizer, shipped("zephyr"), [SYSTEM, *TURNS]) == (
+        "<|system|>\nBe brief.</s>\n<|user|>\nHello!</s>\n<|assistant|>\n Hello!</s>\n"
+        "<|user|>\nHow are you?</s>\n<|assistant|>\n"
+    )
+
+
+def test_a_template_without_a_system_role_gets_it_with_the_first_question(plain_tokenizer: Any) -> None:
+    plain_tokenizer.chat_template = (
+        "{% if messages[0]['role'] == 'system' %}{{ raise_exception('No system role') }}{% endif %}"
+        "{% for message in messages %}[{{ message['content'] }}]{% endfor %}"
+    )
+    seen: list[str] = []
+    prompter = Prompter(plain_tokenizer, 1000)
+    render = plain_tokenizer.apply_chat_template
+
+    def spy(conversation: Any, **options: Any) -> Any:
+        seen.append(render(conversation, tokenize=False))
+        return render(conversation, **options)
+
+    plain_tokenizer.apply_chat_template = spy
+    prompter.render([SYSTEM, *TURNS[:1]], 100)
+    assert seen == ["[Be brief.\n\nHello!]"]
+
+
+def test_a_conversation_that_the_template_refuses(plain_tokenizer: Any) -> None:
+    plain_tokenizer.chat_template = "{{ raise_exception('Roles must alternate') }}"
+    with pytest.raises(UnsupportedModel, match=r"refuses the conversation: Roles must alternate\. Start"):
+        Prompter(plain_tokenizer, 1000).render(TURNS, 100)
 
 
 def conversation(turns: int) -> list[Message]:

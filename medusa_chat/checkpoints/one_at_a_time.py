@@ -1,0 +1,30 @@
+"""Of several pulls of the same thing one works and the others wait."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from medusa_chat.records import LoadProgress
+
+_SECONDS_BETWEEN_TRIES = 0.5
+
+
+@contextmanager
+def only_one(lock_file: Path, name: str, on_progress: Callable[[LoadProgress], None]) -> Iterator[None]:
+    """Held by one process at a time; the system lets go of it when that process dies. name: of what is
+    pulled.
+    """
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        on_progress(LoadProgress(f"Waiting for another medusa-chat that is pulling {name}"))
+        lock.acquire(poll_interval=_SECONDS_BETWEEN_TRIES)
+    try:
+        yield
+    finally:
+        lock.release()
