@@ -104,11 +104,14 @@ def root(
 
 
 def _open_app(overrides: dict[str, str | None], heads: str | None, resume: bool) -> int:
+    from medusa_chat.decoding.chosen_tree import check_tree
     from medusa_chat.registry import resolve
     from medusa_chat.settings import load_settings
 
     settings = load_settings(**overrides)
-    resolve(settings.model)  # a wrong name fails here, in the shell, and not behind the screen
+    # Wrong names fail here, in the shell, and not behind the screen.
+    check_tree(settings.sampling.tree)
+    resolve(settings.model)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError('The chat needs a terminal. Without one, use `medusa-chat say "…"`.')
     from medusa_chat.app import run_app

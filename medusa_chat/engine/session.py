@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from medusa_chat.decoding.chosen_tree import check_depth, chosen_tree
 from medusa_chat.decoding.draft import Pool
 from medusa_chat.decoding.generate import Step, generate, new_context
 from medusa_chat.decoding.planning import (
@@ -29,6 +30,7 @@ from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name, is_out_of_memory
 from medusa_chat.records import (
+    BUILT_TREES,
     Chunk,
     EngineInfo,
     FinishReason,
@@ -68,6 +70,7 @@ class Session:
         self._headless = dynamic_candidates(None, base.device)
         self._tree = cache(self._best_tree)
         self._static_plan = cache(self._best_plan)
+        self._chosen_plan = cache(self._plan_of)
         self._fixed_plan = cache(partial(fixed_plan, self._candidates))
         self._step_seconds = measure_sizes(
             lambda size: measure_step(base, heads, self._context, self._fixed_plan(size)),
@@ -101,8 +104,11 @@ class Session:
         """Yields ReplyStarted, then Chunks; the last carries a finish_reason.
 
         Closing the generator between chunks, or setting `cancelled`, ends the reply and leaves the cache
-        usable. Raises PromptTooLong, or UnsupportedModel if the model has no chat template.
+        usable. Raises PromptTooLong, UnsupportedModel if the model has no chat template, or UsageError if the
+        options choose a tree that is none or deeper than the heads.
         """
+        if self.options.drafting and self.options.tree not in BUILT_TREES:
+            self._chosen_plan(self.options.tree)  # a wrong one is told before the prompt is read
         prompt = self._prompter.render(messages, self.options.max_tokens)
         num_cached = self._context.reuse(prompt.ids)
         yield ReplyStarted(len(prompt.ids), num_cached, prompt.num_dropped)
@@ -164,6 +170,8 @@ class Session:
             return self._plain
         if options.tree == "static":
             return self._static_plan(options.tree_size or self._tree_size)
+        if options.tree != "dynamic":
+            return self._chosen_plan(options.tree)
         if options.tree_size is not None:
             return self._fixed_plan(options.tree_size)
         if self._context.graphs is not None:
@@ -176,8 +184,15 @@ class Session:
         return self._chooser.choose({size: expected[size - 1] for size in seconds}, seconds)
 
     def _best_plan(self, num_nodes: int) -> Plan:
-        paths = self._tree(num_nodes).paths
-        return Plan(static_candidates(self._heads, paths, self._base.device))
+        return self._plan_always(self._tree(num_nodes))
+
+    def _plan_of(self, choice: str) -> Plan:
+        tree = chosen_tree(choice)
+        check_depth(tree, choice, 0 if self._heads is None else self._heads.num_heads)
+        return self._plan_always(tree)
+
+    def _plan_always(self, tree: Tree) -> Plan:
+        return Plan(static_candidates(self._heads, tree.paths, self._base.device))
 
     def _best_tree(self, num_nodes: int) -> Tree:
         return best_tree(self._path_probability, num_nodes)
