@@ -19,6 +19,7 @@ from medusa_chat.commands.bench import bench
 from medusa_chat.commands.doctor import doctor
 from medusa_chat.commands.eval import evaluate
 from medusa_chat.commands.export import export
+from medusa_chat.commands.inspect import inspect
 from medusa_chat.commands.models import models
 from medusa_chat.commands.options import DeviceOption, DTypeOption, HeadsOption, ModelOption, QuantOption
 from medusa_chat.commands.pull import pull
@@ -29,7 +30,7 @@ from medusa_chat.records import LoadRequest
 
 # Without rich: its markup would triple the time --help takes.
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False)
-for command in (say, models, pull, train, export, doctor):
+for command in (say, models, pull, inspect, train, export, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(bench)

@@ -134,7 +134,8 @@ class EngineInfo:
     """What is loaded. step_seconds: tree size -> measured seconds of one whole step on this machine
     (1 is plain decoding, the reference of the speed-up). tree_size: what pays most of them on the whole; a
     dynamic draft's own size is chosen anew at every step.
-    memory_bytes: weights, heads and KV cache, as allocated.
+    memory_bytes: weights, heads and KV cache, as allocated. remarks: sentences on what was not as the heads'
+    config.json says.
     """
 
     model: str
@@ -147,3 +148,4 @@ class EngineInfo:
     tree_size: int
     memory_bytes: int
     step_seconds: dict[int, float] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -23,7 +24,7 @@ def find_damage(folder: Path) -> str | None:
         if not (folder / name).is_file():
             return f"{name} is missing"
         if _is_cut_short(folder / name):
-            return f"{name} is cut short or not safetensors"
+            return f"{name} is cut short" + ("" if name.endswith(".bin") else " or not safetensors")
     return None
 
 
@@ -36,14 +37,21 @@ def _read_json(file: Path) -> dict[str, Any] | None:
 
 
 def _weight_files(folder: Path) -> list[str]:
-    index_file = folder / "model.safetensors.index.json"
-    if not index_file.is_file():
-        return sorted(file.name for file in folder.glob("model*.safetensors"))
-    shard_of = (_read_json(index_file) or {}).get("weight_map")
-    return sorted(set(shard_of.values())) if isinstance(shard_of, dict) else []
+    # In the order in which transformers looks for them.
+    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
+        index_file = folder / f"{stem}{suffix}.index.json"
+        if index_file.is_file():
+            shard_of = (_read_json(index_file) or {}).get("weight_map")
+            return sorted(set(shard_of.values())) if isinstance(shard_of, dict) else []
+        files = sorted(file.name for file in folder.glob(f"{stem}*{suffix}"))
+        if files:
+            return files
+    return []
 
 
 def _is_cut_short(file: Path) -> bool:
+    if file.suffix == ".bin":
+        return _is_cut_zip(file)
     # A safetensors file: 8 bytes of header length, little-endian; the header, JSON; the tensors' bytes.
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -57,3 +65,10 @@ def _is_cut_short(file: Path) -> bool:
     except (ValueError, AttributeError, KeyError, IndexError, TypeError):
         return True  # not what the format says
     return _HEADER_LENGTH_BYTES + length + end > size
+
+
+def _is_cut_zip(file: Path) -> bool:
+    """torch's files are zip archives, whose directory is at the end; very old ones are bare pickles."""
+    with file.open("rb") as stream:
+        is_zip = stream.read(2) == b"PK"
+    return is_zip and not zipfile.is_zipfile(file)

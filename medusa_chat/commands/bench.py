@@ -21,6 +21,7 @@ from medusa_chat.commands.options import (
     ModelOption,
     QuantOption,
     TreeOption,
+    print_remarks,
     with_overrides,
 )
 from medusa_chat.commands.progress import shown_progress
@@ -79,6 +80,7 @@ def compare_decoding(
             print(prompt_file.complaint, file=sys.stderr)
         chosen = prompt_file.prompts[:limit]
         session = open_session(request, on_progress)
+        print_remarks(session.info.remarks)
         report = compare(
             session,
             chosen,

@@ -40,9 +40,10 @@ def export(
         blocks = check_exportable(load_heads(source), form)
         base = open_model(LoadRequest(model, device="cpu"), on_progress).base  # nothing is computed
         blocks.check_fits(base, spec.base)
+        blocks.share_lm_head(base)
         exported = export_heads(blocks, base, spec.base, form)
         exported.save(out)
-    for remark in exported.remarks:
+    for remark in (*blocks.remarks, *exported.remarks):
         print(remark)
     print(f"The heads are in {out}.{_usage(form, spec.base, out, blocks.num_heads)}")
 

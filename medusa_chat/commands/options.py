@@ -3,18 +3,24 @@
 from __future__ import annotations
 
 import dataclasses
+import sys
+from collections.abc import Sequence
 from typing import Annotated, Any
 
 import typer
 
 from medusa_chat.errors import UsageError
+from medusa_chat.printable import printable
 from medusa_chat.records import Device, DType, Quantization, SamplingOptions
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", metavar="NAME", help="A model `models` lists, or a folder.")
 ]
 HeadsOption = Annotated[
-    str | None, typer.Option("--heads", metavar="FOLDER", help="Medusa heads, instead of the model's own.")
+    str | None,
+    typer.Option(
+        "--heads", metavar="PATH", help="Medusa heads, a folder or a file, instead of the model's own."
+    ),
 ]
 QuantOption = Annotated[Quantization | None, typer.Option("--quant", help="How the weights are held.")]
 DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where the model runs.")]
@@ -37,3 +43,9 @@ def with_overrides(options: SamplingOptions, **overrides: Any) -> SamplingOption
         return dataclasses.replace(options, **{k: v for k, v in overrides.items() if v is not None})
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def print_remarks(remarks: Sequence[str]) -> None:
+    """On standard error, where they disturb no answer."""
+    for remark in remarks:
+        print(printable(remark), file=sys.stderr)

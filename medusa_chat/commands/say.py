@@ -17,6 +17,7 @@ from medusa_chat.commands.options import (
     ModelOption,
     QuantOption,
     TreeOption,
+    print_remarks,
     with_overrides,
 )
 from medusa_chat.commands.progress import shown_progress
@@ -87,6 +88,7 @@ def say(
     messages = _messages(settings.system, _read_prompt(prompt))
     request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
     session = _open(request)
+    print_remarks(session.info.remarks)
     try:
         session.options = options
         answer = Answer()

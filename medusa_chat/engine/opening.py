@@ -13,9 +13,10 @@ from medusa_chat.checkpoints import ensure_local
 from medusa_chat.errors import CheckpointError, HeadsMismatch
 from medusa_chat.model.adapter import ADAPTER_FOLDER, merge_adapter
 from medusa_chat.model.base import BaseModel
-from medusa_chat.model.head_files import load_heads
-from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.head_files import holds_heads, load_heads, outline_heads
+from medusa_chat.model.heads import CONFIG_FILE, MedusaHeads
 from medusa_chat.model.loading import load_base_model, pick_device, pick_dtype
+from medusa_chat.model.weight_files import read_config
 from medusa_chat.records import LoadProgress, LoadRequest, Quantization
 from medusa_chat.registry import ModelSpec, resolve
 
@@ -30,6 +31,7 @@ class OpenModel:
     base: BaseModel
     tokenizer: Any
     quantization: Quantization
+    folder: Path | None = None  # where the base was read from; None for one made in memory
 
 
 def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
@@ -38,24 +40,46 @@ def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
     device = pick_device(request.device)
     folder = ensure_local(spec, on_progress)
     quantization = request.quantization or spec.quantization
+    _check_heads(spec, folder, request.heads)
     on_progress(LoadProgress(f"Loading {spec.name}"))
     base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device))
-    return OpenModel(spec, base, _load_tokenizer(folder), quantization)
+    return OpenModel(spec, base, _load_tokenizer(folder), quantization, folder)
 
 
 def open_heads(model: OpenModel, folder: str | None) -> MedusaHeads | None:
-    """The heads in `folder`, or those the registry names for this model; None if there are none. The adapter
-    that heads were trained with is merged into the model's weights.
+    """The heads in `folder` (or a file), or those the registry names for this model, or those that its own
+    checkpoint holds; None if there are none. The adapter that heads were trained with is merged into the
+    model's weights.
 
     Raises CheckpointError if they are damaged, HeadsMismatch if they belong to another model.
     """
-    source = Path(folder).expanduser() if folder is not None else model.spec.heads_folder
+    source = _heads_source(model.spec, model.folder, folder)
     if source is None:
         return None
     heads = load_heads(source)
     heads.check_fits(model.base, model.spec.base)
-    _adapt(model.base, heads, source)
+    heads.share_lm_head(model.base)
+    _adapt(model.base, heads, source if source.is_dir() else source.parent)
     return heads.to(model.base.device, model.base.dtype).requires_grad_(False)
+
+
+def _heads_source(spec: ModelSpec, base_folder: Path | None, asked: str | None) -> Path | None:
+    if asked is not None:
+        return Path(asked).expanduser()
+    if spec.heads_folder is not None:
+        return spec.heads_folder
+    return base_folder if base_folder is not None and holds_heads(base_folder) else None
+
+
+def _check_heads(spec: ModelSpec, base_folder: Path, asked: str | None) -> None:
+    """What their headers tell, before a large base is loaded for nothing."""
+    source = _heads_source(spec, base_folder, asked)
+    if source is None:
+        return
+    heads = outline_heads(source)
+    config = read_config(base_folder / CONFIG_FILE)
+    if "hidden_size" in config and "vocab_size" in config:  # else the base itself will tell
+        heads.check_sizes(config["hidden_size"], config["vocab_size"], spec.base)
 
 
 def _adapt(base: BaseModel, heads: MedusaHeads, folder: Path) -> None:

@@ -48,7 +48,7 @@ class Session:
     from another one while a reply is under way: both are looked at before every step.
     """
 
-    def __init__(self, model: OpenModel, heads: MedusaHeads | None) -> None:
+    def __init__(self, model: OpenModel, heads: MedusaHeads | None, remarks: tuple[str, ...] = ()) -> None:
         """Measures step times for each tree size, which takes a second or two on a CPU."""
         self.options = SamplingOptions()
         self.cancelled = False
@@ -59,6 +59,7 @@ class Session:
         self._tokenizer = model.tokenizer
         self._base = base
         self._heads = heads
+        self._remarks = remarks
         self._prompter = Prompter(model.tokenizer, base.context_length)
         self._context = new_context(base, heads)
         self._eos_ids = eos_ids(base, model.tokenizer)
@@ -98,6 +99,7 @@ class Session:
             + (0 if heads is None else heads.num_bytes)
             + self._context.cache.num_bytes,
             step_seconds=dict(self._step_seconds),
+            remarks=self._remarks,
         )
 
     def reply(self, messages: Sequence[Message]) -> Iterator[ReplyStarted | Chunk]:
@@ -212,7 +214,8 @@ def eos_ids(base: BaseModel, tokenizer: Any) -> frozenset[int]:
 def open_session(request: LoadRequest, on_progress: OnProgress) -> Session:
     """Resolves, fetches, loads and measures. Raises a MedusaError whose text says what to do."""
     model = open_model(request, on_progress)
-    base, heads = fastest(model.base, open_heads(model, request.heads))
+    opened = open_heads(model, request.heads)
+    base, heads = fastest(model.base, opened)
     model = replace(model, base=base)
     on_progress(LoadProgress("Measuring step times"))
-    return Session(model, heads)
+    return Session(model, heads, () if opened is None else opened.remarks)
