@@ -104,12 +104,10 @@ def test_a_name(default_model_here: str, capsys: Capture) -> None:
     found = report(default_model_here, capsys)
     assert found["model"]["here"] is True
     assert found["base"]["vocabulary"] == 49152
-    assert (found["heads"]["format"], found["heads"]["heads"], found["heads"]["kind"]) == (
-        "medusa-chat",
-        5,
-        "path",
-    )
-    assert found["heads"]["fits"]["base"] == found["model"]["base"]
+    heads = found["heads"]
+    assert (heads["format"], heads["heads"], heads["kind"]) == ("medusa-chat", 5, "path")
+    assert heads["fits"]["base"] == found["model"]["base"]
+    assert heads["fits"]["models"] == [default_model_here]
 
 
 def test_a_name_that_is_not_here_tells_its_heads(capsys: Capture) -> None:

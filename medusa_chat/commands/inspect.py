@@ -36,12 +36,17 @@ def examine(target: str) -> Report:
     """
     from medusa_chat.registry import load_registry, resolve
 
-    path = Path(target).expanduser()
-    if target not in load_registry() and path.exists():
+    registry, path = load_registry(), Path(target).expanduser()
+    if target not in registry and path.exists():
         from medusa_chat.model.inspection import inspect_source
 
-        return {"target": target, "model": None, **inspect_source(path)}
-    return {"target": target, **_examine_model(resolve(target))}
+        report = {"target": target, "model": None, **inspect_source(path)}
+    else:
+        report = {"target": target, **_examine_model(resolve(target))}
+    if report["heads"] is not None:
+        fits = report["heads"]["fits"]
+        fits["models"] = [name for name, spec in registry.items() if spec.base == fits["base"]]
+    return report
 
 
 def _examine_model(spec: ModelSpec) -> Report:
@@ -121,7 +126,8 @@ def _fits(fits: Report) -> str:
         parts.append(f"vocabulary of at least {fits['vocabulary_at_least']:,}")
     if fits["fingerprint"] is not None:
         parts.append(f"fingerprint {fits['fingerprint']}")
-    return f"{fits['base'] or 'a base'} ({', '.join(parts)})"
+    known = f", here {' or '.join(fits['models'])}" if fits["models"] else ""
+    return f"{fits['base'] or 'a base'} ({', '.join(parts)}){known}"
 
 
 def _size(num_bytes: int) -> str:
