@@ -25,17 +25,17 @@ def export(
     from medusa_chat.registry import resolve
 
     spec = resolve(model)
-    source = Path(heads).expanduser() if heads is not None else spec.heads_folder
-    if source is None:
-        raise UsageError(
-            f"{spec.name} has no heads to export; name some with --heads, or train them with "
-            f"`medusa-chat train {model} --head-kind block`."
-        )
     with shown_progress(always=True) as on_progress:
-        from medusa_chat.engine.opening import open_model
+        from medusa_chat.engine.opening import heads_source, open_model
         from medusa_chat.model.head_files import load_heads
         from medusa_chat.model.head_formats import check_exportable, check_vacant, export_heads
 
+        source = heads_source(spec, spec.folder, heads)
+        if source is None:
+            raise UsageError(
+                f"{spec.name} has no heads to export; name some with --heads, or train them with "
+                f"`medusa-chat train {model} --head-kind block`."
+            )
         check_vacant(out)
         blocks = check_exportable(load_heads(source), form)
         base = open_model(LoadRequest(model, device="cpu"), on_progress).base  # nothing is computed

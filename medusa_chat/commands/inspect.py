@@ -101,7 +101,7 @@ def _words(key: str, value: Any) -> list[str]:
     """One line each."""
     match key, value:
         case "memory_bytes", dict():
-            return [f"{_size(bytes_)} at --quant {quantization}" for quantization, bytes_ in value.items()]
+            return [f"{_size(bytes_)} {_held(quantization)}" for quantization, bytes_ in value.items()]
         case "memory_bytes", _:
             return [f"{_size(value)} in 16 bits"]
         case "fits", _:
@@ -128,6 +128,10 @@ def _fits(fits: Report) -> str:
         parts.append(f"fingerprint {fits['fingerprint']}")
     known = f", here {' or '.join(fits['models'])}" if fits["models"] else ""
     return f"{fits['base'] or 'a base'} ({', '.join(parts)}){known}"
+
+
+def _held(quantization: str) -> str:
+    return quantization if quantization == "as stored" else f"at --quant {quantization}"
 
 
 def _size(num_bytes: int) -> str:

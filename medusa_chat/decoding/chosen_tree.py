@@ -40,12 +40,18 @@ def asked_size(options: SamplingOptions) -> int | None:
     return options.tree_size if options.tree in BUILT_TREES else len(chosen_tree(options.tree))
 
 
-def check_depth(tree: Tree, choice: str, num_heads: int) -> None:
-    """Raises UsageError if the heads guess fewer tokens ahead than the tree is deep."""
+def check_heads_reach(tree: Tree, choice: str, num_heads: int, num_tokens: int) -> None:
+    """Raises UsageError if heads that guess among num_tokens guess fewer tokens ahead than the tree is deep,
+    or among fewer than it has ranks.
+    """
+    advice = "choose a smaller one, or --tree dynamic."
     if tree.depth > num_heads:
         heads = f"there are only {num_heads} heads" if num_heads else "there are no heads"
+        raise UsageError(f"The tree {choice} is {tree.depth} deep, but {heads}; {advice}")
+    if tree.num_ranks > num_tokens:
         raise UsageError(
-            f"The tree {choice} is {tree.depth} deep, but {heads}; choose a shallower one, or --tree dynamic."
+            f"The tree {choice} has the rank {tree.num_ranks - 1}, "
+            f"but the heads guess among only {num_tokens} tokens; {advice}"
         )
 
 

@@ -53,7 +53,7 @@ def open_heads(model: OpenModel, folder: str | None) -> MedusaHeads | None:
 
     Raises CheckpointError if they are damaged, HeadsMismatch if they belong to another model.
     """
-    source = _heads_source(model.spec, model.folder, folder)
+    source = heads_source(model.spec, model.folder, folder)
     if source is None:
         return None
     heads = load_heads(source)
@@ -63,7 +63,8 @@ def open_heads(model: OpenModel, folder: str | None) -> MedusaHeads | None:
     return heads.to(model.base.device, model.base.dtype).requires_grad_(False)
 
 
-def _heads_source(spec: ModelSpec, base_folder: Path | None, asked: str | None) -> Path | None:
+def heads_source(spec: ModelSpec, base_folder: Path | None, asked: str | None) -> Path | None:
+    """Where a model's heads are: those asked for, or the registry's, or those in its own checkpoint."""
     if asked is not None:
         return Path(asked).expanduser()
     if spec.heads_folder is not None:
@@ -73,7 +74,7 @@ def _heads_source(spec: ModelSpec, base_folder: Path | None, asked: str | None) 
 
 def _check_heads(spec: ModelSpec, base_folder: Path, asked: str | None) -> None:
     """What their headers tell, before a large base is loaded for nothing."""
-    source = _heads_source(spec, base_folder, asked)
+    source = heads_source(spec, base_folder, asked)
     if source is None:
         return
     heads = outline_heads(source)

@@ -9,7 +9,7 @@ from typing import Any
 
 import torch
 
-from medusa_chat.decoding.chosen_tree import check_depth, chosen_tree
+from medusa_chat.decoding.chosen_tree import check_heads_reach, chosen_tree
 from medusa_chat.decoding.draft import Pool
 from medusa_chat.decoding.generate import Step, generate, new_context
 from medusa_chat.decoding.planning import (
@@ -190,7 +190,10 @@ class Session:
 
     def _plan_of(self, choice: str) -> Plan:
         tree = chosen_tree(choice)
-        check_depth(tree, choice, 0 if self._heads is None else self._heads.num_heads)
+        heads = self._heads
+        vocabulary = None if heads is None else heads.vocabulary
+        num_tokens = self._base.vocab_size if vocabulary is None else len(vocabulary)
+        check_heads_reach(tree, choice, 0 if heads is None else heads.num_heads, num_tokens)
         return self._plan_always(tree)
 
     def _plan_always(self, tree: Tree) -> Plan:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import torch
 
@@ -99,10 +99,17 @@ def _describe_base(source: Path) -> Report | None:
         "context": text.get("max_position_embeddings"),
         "dtype": _dtypes(tensors),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
-        "memory_bytes": {
-            quantization: sum(_num_bytes(name, tensor, quantization) for name, tensor in tensors.items())
-            for quantization in ("4bit", "8bit", "none")
-        },
+        "memory_bytes": _memory(tensors, is_quantised="quantization_config" in config),
+    }
+
+
+def _memory(tensors: Mapping[str, torch.Tensor], *, is_quantised: bool) -> dict[str, int]:
+    """By quantisation; of weights that are quantised on disk already, as they are."""
+    if is_quantised:
+        return {"as stored": sum(tensor.nbytes for tensor in tensors.values())}
+    return {
+        quantization: sum(_num_bytes(name, tensor, quantization) for name, tensor in tensors.items())
+        for quantization in get_args(Quantization)
     }
 
 

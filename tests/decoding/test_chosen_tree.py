@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from medusa_chat.decoding.chosen_tree import asked_size, check_depth, check_tree, chosen_tree
+from medusa_chat.decoding.chosen_tree import asked_size, check_heads_reach, check_tree, chosen_tree
 from medusa_chat.decoding.published_trees import PUBLISHED_TREES
 from medusa_chat.errors import UsageError
 from medusa_chat.records import SamplingOptions
@@ -77,11 +77,16 @@ def test_an_unknown_tree_is_refused() -> None:
 
 def test_a_tree_deeper_than_the_heads_is_refused() -> None:
     tree = chosen_tree("mc_sim_7b_63")
-    check_depth(tree, "mc_sim_7b_63", 4)
+    check_heads_reach(tree, "mc_sim_7b_63", 4, 10)
     with pytest.raises(UsageError, match="mc_sim_7b_63 is 4 deep, but there are only 3 heads"):
-        check_depth(tree, "mc_sim_7b_63", 3)
+        check_heads_reach(tree, "mc_sim_7b_63", 3, 10)
     with pytest.raises(UsageError, match="there are no heads"):
-        check_depth(tree, "mc_sim_7b_63", 0)
+        check_heads_reach(tree, "mc_sim_7b_63", 0, 10)
+
+
+def test_a_tree_wider_than_the_heads_vocabulary_is_refused() -> None:
+    with pytest.raises(UsageError, match="has the rank 9, but the heads guess among only 9 tokens"):
+        check_heads_reach(chosen_tree("zephyr_stage2"), "zephyr_stage2", 5, 9)
 
 
 def test_a_tree_of_its_own_size_takes_no_other() -> None:

@@ -104,7 +104,7 @@ def test_a_tree_deeper_than_the_heads_is_refused_before_anything_is_said(
     file = tmp_path / "tree.json"
     file.write_text("[[0], [0, 0], [0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]")
     session.options = replace(GREEDY, tree=str(file))
-    with pytest.raises(UsageError, match="6 deep, but there are only 5 heads; choose a shallower one"):
+    with pytest.raises(UsageError, match="6 deep, but there are only 5 heads; choose a smaller one"):
         next(session.reply(QUESTION))
 
 
