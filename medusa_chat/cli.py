@@ -19,6 +19,7 @@ from medusa_chat.commands.bench import bench
 from medusa_chat.commands.doctor import doctor
 from medusa_chat.commands.eval import evaluate
 from medusa_chat.commands.export import export
+from medusa_chat.commands.inspect import inspect
 from medusa_chat.commands.models import models
 from medusa_chat.commands.options import DeviceOption, DTypeOption, HeadsOption, ModelOption, QuantOption
 from medusa_chat.commands.pull import pull
@@ -29,7 +30,7 @@ from medusa_chat.records import LoadRequest
 
 # Without rich: its markup would triple the time --help takes.
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False)
-for command in (say, models, pull, train, export, doctor):
+for command in (say, models, pull, inspect, train, export, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(bench)
@@ -104,11 +105,14 @@ def root(
 
 
 def _open_app(overrides: dict[str, str | None], heads: str | None, resume: bool) -> int:
+    from medusa_chat.decoding.chosen_tree import check_tree
     from medusa_chat.registry import resolve
     from medusa_chat.settings import load_settings
 
     settings = load_settings(**overrides)
-    resolve(settings.model)  # a wrong name fails here, in the shell, and not behind the screen
+    # Wrong names fail here, in the shell, and not behind the screen.
+    check_tree(settings.sampling.tree)
+    resolve(settings.model)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError('The chat needs a terminal. Without one, use `medusa-chat say "…"`.')
     from medusa_chat.app import run_app

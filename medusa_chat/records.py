@@ -13,9 +13,10 @@ AcceptanceRule = Literal["exact", "typical"]
 Quantization = Literal["4bit", "8bit", "none"]
 Device = Literal["auto", "cuda", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
-DraftTree = Literal["dynamic", "static"]
 HeadFormat = Literal["medusa", "vllm", "tgi"]
 FinishReason = Literal["eos", "stop", "length", "context", "cancelled"]
+BUILT_TREES = ("dynamic", "static")  # draft trees that the engine makes up itself
+MAX_TREE_SIZE = 64
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +36,8 @@ class SamplingOptions:
     acceptance: "exact" keeps the base model's distribution; "typical" is the paper's rule and is lossy.
     drafting: False decodes plainly. tree_size: nodes of the draft tree, root included; None lets the
     engine choose, from measured step times. tree: "dynamic" takes at each step the likeliest nodes, from the
-    heads and from what the conversation repeats; "static" always the same ones, best on the whole.
+    heads and from what the conversation repeats; "static" always the same ones, best on the whole; else the
+    name of a published tree, or a file of paths, which has a size of its own.
     """
 
     temperature: float = 0.2
@@ -47,7 +49,7 @@ class SamplingOptions:
     acceptance: AcceptanceRule = "exact"
     drafting: bool = True
     tree_size: int | None = None
-    tree: DraftTree = "dynamic"
+    tree: str = "dynamic"
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -62,8 +64,12 @@ class SamplingOptions:
             raise ValueError(f"Min-p must be at least 0 and below 1, not {self.min_p:g}.")
         if self.max_tokens < 1:
             raise ValueError(f"The number of new tokens must be at least 1, not {self.max_tokens}.")
-        if self.tree_size is not None and not 1 <= self.tree_size <= 64:
-            raise ValueError(f"The tree size must lie between 1 and 64 nodes, not {self.tree_size}.")
+        if self.tree_size is not None and not 1 <= self.tree_size <= MAX_TREE_SIZE:
+            raise ValueError(
+                f"The tree size must lie between 1 and {MAX_TREE_SIZE} nodes, not {self.tree_size}."
+            )
+        if self.tree_size is not None and self.tree not in BUILT_TREES:
+            raise ValueError(f"The tree {self.tree} has a size of its own: leave the tree size out.")
         if self.seed is not None and not 0 <= self.seed < 2**63:
             raise ValueError(f"The seed must lie between 0 and 2^63 - 1, not {self.seed}.")
 
@@ -128,7 +134,8 @@ class EngineInfo:
     """What is loaded. step_seconds: tree size -> measured seconds of one whole step on this machine
     (1 is plain decoding, the reference of the speed-up). tree_size: what pays most of them on the whole; a
     dynamic draft's own size is chosen anew at every step.
-    memory_bytes: weights, heads and KV cache, as allocated.
+    memory_bytes: weights, heads and KV cache, as allocated. remarks: sentences on what was not as the heads'
+    config.json says.
     """
 
     model: str
@@ -141,3 +148,4 @@ class EngineInfo:
     tree_size: int
     memory_bytes: int
     step_seconds: dict[int, float] = field(default_factory=dict)
+    remarks: tuple[str, ...] = ()

@@ -103,6 +103,7 @@ class ScriptedSession:
             tree_size=16,
             memory_bytes=312_000_000,
             step_seconds={1: PLAIN_STEP_SECONDS, 16: STEP_SECONDS},
+            remarks=("config.json says 2 heads, but it is 4.",) if self._model == "mislabelled" else (),
         )
 
     def reply(self, messages: Sequence[Message]) -> Iterator[ReplyStarted | Chunk]:

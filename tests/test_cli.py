@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import dataclasses
 import io
 import json
 import os
@@ -97,6 +98,35 @@ def test_say_streams_printable_text_and_hands_over_options_and_messages(
     assert session.messages == [Message("system", "Be kind."), Message("user", "Hey[2J")]
     assert session.options == SamplingOptions(temperature=0, drafting=False, max_tokens=3)
     assert session.closed
+
+
+def test_say_tells_beside_the_answer_what_a_config_says_wrongly(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    class Remarking(FakeSession):
+        @property
+        def info(self) -> EngineInfo:
+            return dataclasses.replace(super().info, remarks=("config.json says 2 heads\x1b, but it is 5.",))
+
+    assert say_with(monkeypatch, Remarking(LAST), "Hey") == 0
+    assert capsys.readouterr().err == "config.json says 2 heads, but it is 5.\n"
+
+
+@pytest.mark.parametrize("command", [["say", "Hey"], ["bench"]])
+def test_a_wrong_tree_is_refused_before_a_model_is_loaded(
+    capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    assert run(*command, "--tree", "mc_sim", "--model", "smollm2-135m") == 2
+    assert "There is no draft tree 'mc_sim'" in capsys.readouterr().err
+    assert run(*command, "--tree", "mc_sim_7b_63", "--tree-size", "8") == 2
+    assert "has a size of its own" in capsys.readouterr().err
+
+
+def test_say_reports_the_size_of_a_tree_by_name(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert say_with(monkeypatch, FakeSession(LAST), "--json", "--tree", "mc_sim_7b_63", "Hey") == 0
+    assert json.loads(capsys.readouterr().out)["tree_size"] == 64
 
 
 def test_say_takes_its_defaults_from_the_config(monkeypatch: pytest.MonkeyPatch, home: Path) -> None:

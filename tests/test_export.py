@@ -85,7 +85,7 @@ def test_heads_of_another_model_are_refused(
     BlockHeads.fresh(4, 1, 48).save(tmp_path / "others")
     out = tmp_path / "out"
     assert export(chatty, "--format", "tgi", "--heads", tmp_path / "others", "--out", out) == 1
-    assert "These heads are for a hidden size of 48" in capsys.readouterr().err
+    assert "are for a hidden size of 48" in capsys.readouterr().err
     assert not out.exists()
 
 

@@ -203,6 +203,8 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self.panel.show_model(event.request, event.info)
         self._show_figures()
         self.chat.change_greeting(self._greeting)
+        for remark in event.info.remarks:
+            await self._say(remark)
         self._ask_when_ready()
 
     @on(LoadFailed)

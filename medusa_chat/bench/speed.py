@@ -9,6 +9,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from medusa_chat.decoding.chosen_tree import asked_size
 from medusa_chat.engine.session import Session
 from medusa_chat.prompt_file import UserPrompt
 from medusa_chat.records import Chunk, Message, SamplingOptions
@@ -73,7 +74,7 @@ def compare(
     return {
         **total.report(),
         "categories": {name: part.report() for name, part in categories.items()},
-        "tree_size": options.tree_size or info.tree_size,
+        "tree_size": asked_size(options) or info.tree_size,
         "max_tokens": options.max_tokens,
         "model": info.model,
         "quantization": info.quantization,

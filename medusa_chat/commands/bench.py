@@ -21,6 +21,8 @@ from medusa_chat.commands.options import (
     ModelOption,
     QuantOption,
     TreeOption,
+    print_remarks,
+    with_overrides,
 )
 from medusa_chat.commands.progress import shown_progress
 from medusa_chat.commands.table import as_table, figure
@@ -59,14 +61,15 @@ def compare_decoding(
     if context.invoked_subcommand is not None:
         _refuse_options(context)
         return
+    from medusa_chat.decoding.chosen_tree import check_tree
     from medusa_chat.prompt_file import read_prompt_file
     from medusa_chat.settings import load_settings
 
     settings = load_settings(model=model, quant=quant, device=device, dtype=dtype)
     request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
-    options = SamplingOptions(
-        temperature=0.0, max_tokens=max_tokens, tree_size=tree_size, tree=tree or SamplingOptions().tree
-    )
+    greedy = SamplingOptions(temperature=0.0, max_tokens=max_tokens)
+    options = with_overrides(greedy, tree_size=tree_size, tree=tree)
+    check_tree(options.tree)
     with shown_progress(always=False) as on_progress:
         from medusa_chat.bench.generation import measure_generate
         from medusa_chat.bench.speed import OWN_PROMPTS, compare, over_generate
@@ -77,6 +80,7 @@ def compare_decoding(
             print(prompt_file.complaint, file=sys.stderr)
         chosen = prompt_file.prompts[:limit]
         session = open_session(request, on_progress)
+        print_remarks(session.info.remarks)
         report = compare(
             session,
             chosen,

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from medusa_chat.commands.options import DeviceOption, DTypeOption, HeadsOption, JsonOption, QuantOption
+from medusa_chat.commands.options import (
+    DeviceOption,
+    DTypeOption,
+    HeadsOption,
+    JsonOption,
+    QuantOption,
+    print_remarks,
+)
 from medusa_chat.commands.progress import shown_progress
 from medusa_chat.commands.table import as_table, figure
 from medusa_chat.records import LoadProgress, LoadRequest
@@ -58,6 +65,7 @@ def evaluate(
                 f"{opened.spec.name} has no heads to measure; name some with --heads, or train them with "
                 f"`medusa-chat train {model}`."
             )
+        print_remarks(found.remarks)
         report = measure(opened, found, prompt_file.prompts, on_progress, limit, max_tokens)
     if prompt_file.complaint:
         print(prompt_file.complaint, file=sys.stderr)

@@ -2,23 +2,50 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+import dataclasses
+import sys
+from collections.abc import Sequence
+from typing import Annotated, Any
 
 import typer
 
-from medusa_chat.records import Device, DraftTree, DType, Quantization
+from medusa_chat.errors import UsageError
+from medusa_chat.printable import printable
+from medusa_chat.records import Device, DType, Quantization, SamplingOptions
 
 ModelOption = Annotated[
     str | None, typer.Option("--model", metavar="NAME", help="A model `models` lists, or a folder.")
 ]
 HeadsOption = Annotated[
-    str | None, typer.Option("--heads", metavar="FOLDER", help="Medusa heads, instead of the model's own.")
+    str | None,
+    typer.Option(
+        "--heads", metavar="PATH", help="Medusa heads, a folder or a file, instead of the model's own."
+    ),
 ]
 QuantOption = Annotated[Quantization | None, typer.Option("--quant", help="How the weights are held.")]
 DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where the model runs.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="What the model computes in.")]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TreeOption = Annotated[
-    DraftTree | None,
-    typer.Option("--tree", help="dynamic drafts what is likeliest at each step; static always the same."),
+    str | None,
+    typer.Option(
+        "--tree",
+        metavar="dynamic|static|NAME|FILE",
+        help="dynamic drafts what is likeliest at each step; static always the same. Or a tree published "
+        "with Medusa, as mc_sim_7b_63, or a JSON file of paths.",
+    ),
 ]
+
+
+def with_overrides(options: SamplingOptions, **overrides: Any) -> SamplingOptions:
+    """The options with those given that are not None. Raises UsageError."""
+    try:
+        return dataclasses.replace(options, **{k: v for k, v in overrides.items() if v is not None})
+    except ValueError as error:
+        raise UsageError(str(error)) from None
+
+
+def print_remarks(remarks: Sequence[str]) -> None:
+    """On standard error, where they disturb no answer."""
+    for remark in remarks:
+        print(printable(remark), file=sys.stderr)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import sys
 from collections.abc import Iterator
@@ -18,6 +17,8 @@ from medusa_chat.commands.options import (
     ModelOption,
     QuantOption,
     TreeOption,
+    print_remarks,
+    with_overrides,
 )
 from medusa_chat.commands.progress import shown_progress
 from medusa_chat.errors import UsageError
@@ -63,11 +64,12 @@ def say(
     as_json: JsonOption = False,
 ) -> None:
     """Stream one answer to standard output."""
+    from medusa_chat.decoding.chosen_tree import check_tree
     from medusa_chat.registry import resolve
     from medusa_chat.settings import load_settings
 
     settings = load_settings(model=model, quant=quant, device=device, dtype=dtype, system=system)
-    options = _with_overrides(
+    options = with_overrides(
         settings.sampling,
         temperature=temperature,
         top_p=top_p,
@@ -80,10 +82,13 @@ def say(
         tree_size=tree_size,
         tree=tree,
     )
-    resolve(settings.model)  # a wrong name fails before the engine's slow imports
+    # Wrong names fail before the engine's slow imports.
+    check_tree(options.tree)
+    resolve(settings.model)
     messages = _messages(settings.system, _read_prompt(prompt))
     request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
     session = _open(request)
+    print_remarks(session.info.remarks)
     try:
         session.options = options
         answer = Answer()
@@ -170,13 +175,6 @@ def _open(request: LoadRequest) -> ServableSession:
         return open_session(request, on_progress)
 
 
-def _with_overrides(options: SamplingOptions, **overrides: Any) -> SamplingOptions:
-    try:
-        return dataclasses.replace(options, **{k: v for k, v in overrides.items() if v is not None})
-    except ValueError as error:
-        raise UsageError(str(error)) from None
-
-
 def _messages(system: str | None, prompt: str) -> list[Message]:
     messages = [Message("user", prompt)]
     return [Message("system", _checked(system, "The system prompt")), *messages] if system else messages
@@ -209,4 +207,6 @@ def _checked(text: str, what: str) -> str:
 def _tree_size(info: EngineInfo, options: SamplingOptions) -> int:
     if not options.drafting or info.num_heads == 0:
         return 1
-    return options.tree_size or info.tree_size
+    from medusa_chat.decoding.chosen_tree import asked_size
+
+    return asked_size(options) or info.tree_size

@@ -9,15 +9,16 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from medusa_chat.checkpoints import ensure_heads, ensure_local
+from medusa_chat.checkpoints import ensure_heads, ensure_local, heads_are_here
 from medusa_chat.errors import CheckpointError, HeadsMismatch, UsageError
 from medusa_chat.model.adapter import ADAPTER_FOLDER, merge_adapter
 from medusa_chat.model.base import BaseModel
-from medusa_chat.model.head_files import load_heads
-from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.head_files import holds_heads, load_heads, outline_heads
+from medusa_chat.model.heads import CONFIG_FILE, MedusaHeads
 from medusa_chat.model.loading import adopt_base_model, held_in, load_base_model, pick_device, pick_dtype
+from medusa_chat.model.weight_files import read_config
 from medusa_chat.records import LoadProgress, LoadRequest, Quantization
-from medusa_chat.registry import ModelSpec, resolve, resolve_heads, spec_name
+from medusa_chat.registry import HubSource, ModelSpec, resolve, resolve_heads, spec_name
 
 OnProgress = Callable[[LoadProgress], None]
 
@@ -30,6 +31,7 @@ class OpenModel:
     base: BaseModel
     tokenizer: Any
     quantization: Quantization
+    folder: Path | None = None  # where the base was read from; None for one made in memory
 
 
 def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
@@ -38,9 +40,10 @@ def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
     device = pick_device(request.device)
     folder = ensure_local(spec, on_progress)
     quantization = request.quantization or spec.quantization
+    _check_heads(spec, folder, request.heads)
     on_progress(LoadProgress(f"Loading {spec.name}"))
     base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device))
-    return OpenModel(spec, base, load_tokenizer(spec, folder), quantization)
+    return OpenModel(spec, base, load_tokenizer(spec, folder), quantization, folder)
 
 
 def adopt_model(causal_lm: Any, tokenizer: Any) -> OpenModel:
@@ -69,20 +72,41 @@ def fetch(request: LoadRequest, on_progress: OnProgress) -> None:
 
 
 def open_heads(model: OpenModel, asked: str | None) -> MedusaHeads | None:
-    """The heads asked for, a folder or hub:OWNER/NAME, or those the registry names for this model; None if
-    there are none. The adapter that heads were trained with is merged into the model's weights.
+    """The heads asked for (a folder, a file or hub:OWNER/NAME), or those the registry names for this model,
+    or those that its own checkpoint holds; None if there are none. The adapter that heads were trained with
+    is merged into the model's weights.
 
     Raises CheckpointError if they are damaged or can't be fetched, HeadsMismatch if they belong to another
     model, UsageError for a malformed name.
     """
-    place = resolve_heads(model.spec, asked)
+    place = heads_source(model.spec, model.folder, asked)
     if place is None:
         return None
-    folder = ensure_heads(place, lambda progress: None)
-    heads = load_heads(folder)
+    source = ensure_heads(place, lambda progress: None)
+    heads = load_heads(source)
     heads.check_fits(model.base, model.spec.base)
-    _adapt(model.base, heads, folder)
+    heads.share_lm_head(model.base)
+    _adapt(model.base, heads, source if source.is_dir() else source.parent)
     return heads.to(model.base.device, model.base.dtype).requires_grad_(False)
+
+
+def heads_source(spec: ModelSpec, base_folder: Path | None, asked: str | None) -> Path | HubSource | None:
+    """Where a model's heads are: those asked for, or the registry's, or those in its own checkpoint."""
+    place = resolve_heads(spec, asked)
+    if place is not None:
+        return place
+    return base_folder if base_folder is not None and holds_heads(base_folder) else None
+
+
+def _check_heads(spec: ModelSpec, base_folder: Path, asked: str | None) -> None:
+    """What their headers tell, before a large base is loaded for nothing; those still to be fetched wait."""
+    place = heads_source(spec, base_folder, asked)
+    if place is None or (isinstance(place, HubSource) and not heads_are_here(place)):
+        return
+    heads = outline_heads(ensure_heads(place, lambda progress: None))
+    config = read_config(base_folder / CONFIG_FILE)
+    if "hidden_size" in config and "vocab_size" in config:  # else the base itself will tell
+        heads.check_sizes(config["hidden_size"], config["vocab_size"], spec.base)
 
 
 def _adapt(base: BaseModel, heads: MedusaHeads, folder: Path) -> None:

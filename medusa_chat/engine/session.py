@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from medusa_chat.decoding.chosen_tree import check_heads_reach, chosen_tree
 from medusa_chat.decoding.draft import Pool
 from medusa_chat.decoding.generate import Step, generate, new_context
 from medusa_chat.decoding.planning import (
@@ -29,6 +30,7 @@ from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name, is_out_of_memory
 from medusa_chat.records import (
+    BUILT_TREES,
     Chunk,
     EngineInfo,
     FinishReason,
@@ -46,7 +48,7 @@ class Session:
     from another one while a reply is under way: both are looked at before every step.
     """
 
-    def __init__(self, model: OpenModel, heads: MedusaHeads | None) -> None:
+    def __init__(self, model: OpenModel, heads: MedusaHeads | None, remarks: tuple[str, ...] = ()) -> None:
         """Measures step times for each tree size, which takes a second or two on a CPU."""
         self.options = SamplingOptions()
         self.cancelled = False
@@ -57,6 +59,7 @@ class Session:
         self._tokenizer = model.tokenizer
         self._base = base
         self._heads = heads
+        self._remarks = remarks
         self._prompter = Prompter(model.tokenizer, base.context_length)
         self._context = new_context(base, heads)
         self._eos_ids = eos_ids(base, model.tokenizer)
@@ -68,6 +71,7 @@ class Session:
         self._headless = dynamic_candidates(None, base.device)
         self._tree = cache(self._best_tree)
         self._static_plan = cache(self._best_plan)
+        self._chosen_plan = cache(self._plan_of)
         self._fixed_plan = cache(partial(fixed_plan, self._candidates))
         self._step_seconds = measure_sizes(
             lambda size: measure_step(base, heads, self._context, self._fixed_plan(size)),
@@ -95,14 +99,18 @@ class Session:
             + (0 if heads is None else heads.num_bytes)
             + self._context.cache.num_bytes,
             step_seconds=dict(self._step_seconds),
+            remarks=self._remarks,
         )
 
     def reply(self, messages: Sequence[Message]) -> Iterator[ReplyStarted | Chunk]:
         """Yields ReplyStarted, then Chunks; the last carries a finish_reason.
 
         Closing the generator between chunks, or setting `cancelled`, ends the reply and leaves the cache
-        usable. Raises PromptTooLong, or UnsupportedModel if the model has no chat template.
+        usable. Raises PromptTooLong, UnsupportedModel if the model has no chat template, or UsageError if the
+        options choose a tree that is none or deeper than the heads.
         """
+        if self.options.drafting and self.options.tree not in BUILT_TREES:
+            self._chosen_plan(self.options.tree)  # a wrong one is told before the prompt is read
         prompt = self._prompter.render(messages, self.options.max_tokens)
         num_cached = self._context.reuse(prompt.ids)
         yield ReplyStarted(len(prompt.ids), num_cached, prompt.num_dropped)
@@ -164,6 +172,8 @@ class Session:
             return self._plain
         if options.tree == "static":
             return self._static_plan(options.tree_size or self._tree_size)
+        if options.tree != "dynamic":
+            return self._chosen_plan(options.tree)
         if options.tree_size is not None:
             return self._fixed_plan(options.tree_size)
         if self._context.graphs is not None:
@@ -176,8 +186,18 @@ class Session:
         return self._chooser.choose({size: expected[size - 1] for size in seconds}, seconds)
 
     def _best_plan(self, num_nodes: int) -> Plan:
-        paths = self._tree(num_nodes).paths
-        return Plan(static_candidates(self._heads, paths, self._base.device))
+        return self._plan_always(self._tree(num_nodes))
+
+    def _plan_of(self, choice: str) -> Plan:
+        tree = chosen_tree(choice)
+        heads = self._heads
+        vocabulary = None if heads is None else heads.vocabulary
+        num_tokens = self._base.vocab_size if vocabulary is None else len(vocabulary)
+        check_heads_reach(tree, choice, 0 if heads is None else heads.num_heads, num_tokens)
+        return self._plan_always(tree)
+
+    def _plan_always(self, tree: Tree) -> Plan:
+        return Plan(static_candidates(self._heads, tree.paths, self._base.device))
 
     def _best_tree(self, num_nodes: int) -> Tree:
         return best_tree(self._path_probability, num_nodes)
@@ -202,9 +222,10 @@ def open_session(request: LoadRequest, on_progress: OnProgress) -> Session:
     return session_with(model, request.heads)
 
 
-def session_with(model: OpenModel, heads_folder: str | None) -> Session:
-    """One that takes over the model's weights; with heads of this folder or those the registry names for it.
-    Raises a MedusaError if they don't go with it.
+def session_with(model: OpenModel, heads: str | None) -> Session:
+    """One that takes over the model's weights; with the heads asked for or those that belong to it. Raises a
+    MedusaError if they don't go with it.
     """
-    base, heads = fastest(model.base, open_heads(model, heads_folder))
-    return Session(replace(model, base=base), heads)
+    opened = open_heads(model, heads)
+    base, fast_heads = fastest(model.base, opened)
+    return Session(replace(model, base=base), fast_heads, () if opened is None else opened.remarks)

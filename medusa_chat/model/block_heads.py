@@ -8,19 +8,25 @@ names: {k}.{l}.linear.weight / .bias, and {k}.{L}.weight where heads have LM hea
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medusa_chat.model.base import BaseModel
 from medusa_chat.model.block_names import REFERENCE, BlockNames
 from medusa_chat.model.heads import MedusaHeads
 
+if TYPE_CHECKING:
+    from medusa_chat.model.base import BaseModel  # transformers takes seconds to import
+
+_COPY_TOLERANCE = 0.01  # of bfloat16 rounding
+
 
 class BlockHeads(MedusaHeads):
-    """K heads of L residual blocks; lm_heads (K, V', D), or None to share the base's."""
+    """K heads of L residual blocks; lm_heads (K, V', D), (1, V', D) for all of them, or None to share the
+    base's.
+    """
 
     kind = "block"
 
@@ -77,10 +83,24 @@ class BlockHeads(MedusaHeads):
     def logits_of(self, rows: torch.Tensor, base: BaseModel) -> torch.Tensor:
         if self.lm_heads is None:
             return super().logits_of(rows, base)
-        return torch.bmm(rows, self.lm_heads.transpose(1, 2))
+        return torch.bmm(rows, self._lm_head_each.transpose(1, 2))
 
     def logits(self, hidden: torch.Tensor, base: BaseModel) -> torch.Tensor:
         return self.logits_of(self(hidden), base)[:, 0]
+
+    def share_lm_head(self, base: BaseModel) -> None:
+        """vLLM's files carry a copy of the base's, perhaps of some rows and in another dtype."""
+        if self.lm_heads is None or len(self.lm_heads) > 1:
+            return
+        rows = base.lm_head_weight if self.vocabulary is None else base.lm_head_weight[self.vocabulary]
+        if torch.allclose(self.lm_heads[0].to(rows), rows, rtol=_COPY_TOLERANCE):
+            self.lm_heads = None
+
+    @property
+    def _lm_head_each(self) -> torch.Tensor:
+        """(K, V', D)"""
+        assert self.lm_heads is not None
+        return self.lm_heads.expand(self.num_heads, -1, -1)
 
     def tensors(self, names: BlockNames = REFERENCE) -> dict[str, torch.Tensor]:
         tensors = {}
@@ -89,5 +109,5 @@ class BlockHeads(MedusaHeads):
                 tensors[names.weight(head, layer)] = self.weight[layer, head]
                 tensors[names.bias(head, layer)] = self.bias[layer, head, 0]
             if self.lm_heads is not None:
-                tensors[names.lm_head(head, self.num_layers)] = self.lm_heads[head]
+                tensors[names.lm_head(head, self.num_layers)] = self._lm_head_each[head]
         return tensors

@@ -8,9 +8,14 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True, slots=True)
 class BlockNames:
-    """Of K heads of L blocks. pattern: finds head and layer in the name of a block's weight."""
+    """Of K heads of L blocks. blocks: finds head and layer in the names of a block's weight and bias.
+    lm_heads: finds the head, and L if the name tells it, in that of a head's own LM head. one_lm_head: of one
+    for all heads.
+    """
 
-    pattern: re.Pattern[str]
+    blocks: re.Pattern[str]
+    lm_heads: re.Pattern[str]
+    one_lm_head: str | None
     _block: str
     _lm_head: str
 
@@ -27,10 +32,16 @@ class BlockNames:
 
 # The reference code's, which TGI reads too.
 REFERENCE = BlockNames(
-    re.compile(r"(\d+)\.(\d+)\.linear\.weight"), "{head}.{layer}.linear", "{head}.{num_layers}.weight"
+    re.compile(r"(\d{1,4})\.(\d{1,4})\.linear\.(?:weight|bias)"),
+    re.compile(r"(\d{1,4})\.(\d{1,4})\.weight"),
+    None,
+    "{head}.{layer}.linear",
+    "{head}.{num_layers}.weight",
 )
 VLLM = BlockNames(
-    re.compile(r"blocks\.(\d+)\.layers\.(\d+)\.weight"),
+    re.compile(r"blocks\.(\d{1,4})\.layers\.(\d{1,4})\.(?:weight|bias)"),
+    re.compile(r"lm_heads\.(\d{1,4})\.weight"),
+    "lm_head.weight",
     "blocks.{head}.layers.{layer}",
     "lm_heads.{head}.weight",
 )

@@ -27,7 +27,8 @@ class FusedHeads(BlockHeads):
         super().__init__(heads.weight, heads.bias, vocabulary=heads.vocabulary, config=heads.config)
         self.requires_grad_(False)
         assert heads.lm_heads is not None
-        self._products = [base.cut(quantize_rows(lm_head)) for lm_head in heads.lm_heads]
+        each = heads.lm_heads.expand(heads.num_heads, -1, -1)
+        self._products = [base.cut(quantize_rows(lm_head)) for lm_head in each]
         heads.lm_heads = None
 
     @property

@@ -1,111 +1,88 @@
 """Reading heads from disk: kind, counts and shapes come from the tensors, not from config.json.
 
-Block heads may come from other programs too (head_formats.py): the reference code's training script, TGI and
-vLLM.
+Block heads may come from other programs too (head_layouts.py).
 """
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
 
-import safetensors
-import safetensors.torch
 import torch
 
 from medusa_chat.errors import CheckpointError
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.block_names import REFERENCE, VLLM, BlockNames
-from medusa_chat.model.heads import CONFIG_FILE, TOKEN_MAP, WEIGHTS_FILE, MedusaHeads
+from medusa_chat.model.head_layouts import contradictions, layout_of
+from medusa_chat.model.head_tensors import HeadTensors
+from medusa_chat.model.heads import CONFIG_FILE, PICKLE_FILE, TOKEN_MAP, WEIGHTS_FILE, MedusaHeads
 from medusa_chat.model.mlp_heads import MlpHeads
 from medusa_chat.model.path_heads import GatedLayer, PathHeads
+from medusa_chat.model.weight_files import MODEL_FILES, find_weight_files, open_weight_file, read_config
 
-VLLM_WEIGHTS_FILE = "model.safetensors"
-_VLLM_PREFIX = "medusa_heads."  # some files have it before every name
-_MLP = re.compile(r"(\d+)\.mlp\.up\.weight")
-_PATH = re.compile(r"path\.(\d+)\.gate_up\.weight")
+# Where heads may lie in a folder: first those that are there by themselves.
+_HEAD_FILES = (WEIGHTS_FILE, PICKLE_FILE, *MODEL_FILES)
+_MLP = re.compile(r"(\d{1,4})\.mlp\.\w+\.\w+")
+_PATH = re.compile(r"path\.(\d{1,4})\.\w+\.weight")
 
 
-def load_heads(folder: Path) -> MedusaHeads:
-    """Heads of any kind. Raises CheckpointError naming the file and what is wrong with it."""
-    file = _weights_file(folder)
-    try:
-        tensors = safetensors.torch.load_file(file)
-    except (safetensors.SafetensorError, OSError) as error:
-        raise CheckpointError(f"{file} is damaged ({error}); fetch or train the heads again.") from None
-    found = HeadTensors(file, {name.removeprefix(_VLLM_PREFIX): value for name, value in tensors.items()})
+def load_heads(source: Path) -> MedusaHeads:
+    """Heads of any kind and layout, from a folder or one file.
+
+    Raises CheckpointError naming the file and what is wrong with it.
+    """
+    return build_heads(find_head_tensors(source))
+
+
+def outline_heads(source: Path) -> MedusaHeads:
+    """As load_heads, but on the meta device, without values: what the files' headers tell. Takes no time."""
+    return build_heads(find_head_tensors(source, outline=True))
+
+
+def find_head_tensors(source: Path, *, outline: bool = False) -> HeadTensors:
+    """What load_heads builds from. Raises CheckpointError if there is no such file or it can't be opened."""
+    paths = find_weight_files(source, _HEAD_FILES) if source.is_dir() else [source]
+    if not paths:
+        raise CheckpointError(
+            f"There are no Medusa heads in {source}: it has none of {', '.join(_HEAD_FILES)}."
+        )
+    place = source if len(paths) > 1 else paths[0]
+    return HeadTensors(place, [open_weight_file(path) for path in paths], outline=outline)
+
+
+def build_heads(found: HeadTensors) -> MedusaHeads:
+    """Raises CheckpointError naming the file and what is wrong with it."""
+    config_file = found.folder / CONFIG_FILE
     for names, build in _KINDS:
         if found.matching(names):
-            return build(found, _read_config(folder / CONFIG_FILE))
-    raise CheckpointError(f"{file} holds no Medusa heads: no tensor is named like 0.0.linear.weight.")
+            heads = build(found, read_config(config_file))
+            heads.source = found.place
+            heads.layout = layout_of(heads, found)
+            heads.remarks = contradictions(heads, found, config_file)
+            return heads
+    raise CheckpointError(f"{found.place} holds no Medusa heads: no tensor is named like 0.0.linear.weight.")
 
 
-def _weights_file(folder: Path) -> Path:
-    for name in (WEIGHTS_FILE, VLLM_WEIGHTS_FILE):
-        if (folder / name).exists():
-            return folder / name
-    raise CheckpointError(
-        f"There are no Medusa heads in {folder}: it has no {WEIGHTS_FILE} and no {VLLM_WEIGHTS_FILE}."
-    )
+def are_heads(found: HeadTensors) -> bool:
+    """Whether there are heads among these tensors, sound or not."""
+    return any(found.matching(names) for names, _ in _KINDS)
 
 
-class HeadTensors:
-    """The tensors of one file, handed out checked."""
-
-    def __init__(self, file: Path, tensors: dict[str, torch.Tensor]) -> None:
-        self.file = file
-        self._tensors = tensors
-
-    def __contains__(self, name: str) -> bool:
-        return name in self._tensors
-
-    def matching(self, names: re.Pattern[str]) -> list[tuple[int, ...]]:
-        """The numbers in all names of that form."""
-        matches = filter(None, map(names.fullmatch, self._tensors))
-        return [tuple(map(int, match.groups())) for match in matches]
-
-    def one(self, name: str, *shape: int | None) -> torch.Tensor:
-        """The tensor of that name and shape; None stands for any size."""
-        return self.stack([name], *shape)[0]
-
-    def stack(self, names: Sequence[str], *shape: int | None) -> torch.Tensor:
-        """The tensors of these names, of one shape, one behind the other."""
-        missing = [name for name in names if name not in self._tensors]
-        if missing:
-            raise CheckpointError(
-                f"{self.file} lacks the tensor {missing[0]}; fetch or train the heads again."
-            )
-        shapes = {tuple(self._tensors[name].shape) for name in names}
-        if len(shapes) > 1:
-            raise CheckpointError(f"{self.file} has heads of different shapes in {names[0]} and its like.")
-        found = shapes.pop()
-        if len(found) != len(shape) or any(w not in (None, f) for w, f in zip(shape, found, strict=True)):
-            raise CheckpointError(
-                f"{self.file} has a wrong shape in {names[0]}, {list(found)}; fetch or train the heads again."
-            )
-        stacked = torch.stack([self._tensors[name] for name in names])
-        if not torch.isfinite(stacked).all():
-            raise CheckpointError(f"{self.file} holds values that are not numbers in {names[0]} or its like.")
-        return stacked
-
-    def vocabulary(self) -> torch.Tensor | None:
-        """(V',) int64: the tokens that these heads guess among, if not all."""
-        if TOKEN_MAP not in self._tensors:
-            return None
-        ids = self.one(TOKEN_MAP, None).long()
-        if ids.numel() == 0 or int(ids.min()) < 0 or len(set(ids.tolist())) != len(ids):
-            raise CheckpointError(f"{self.file} has a {TOKEN_MAP} that lists no token, or one twice.")
-        return ids
+def holds_heads(folder: Path) -> bool:
+    """Whether a base model's own files hold heads too. Raises CheckpointError for damaged files."""
+    files = [open_weight_file(path) for path in find_weight_files(folder, MODEL_FILES)]
+    found = HeadTensors(folder, files, outline=True)
+    return found.has_prefix and bool(found.matching(REFERENCE.blocks))
 
 
 def _block_heads(names: BlockNames, found: HeadTensors, config: dict[str, Any]) -> BlockHeads:
-    blocks = found.matching(names.pattern)
-    heads = range(1 + max(head for head, _ in blocks))
-    layers = range(1 + max(layer for _, layer in blocks))
+    # What any name counts must be there whole: a lost tensor is no smaller checkpoint.
+    blocks, ends = found.matching(names.blocks), found.matching(names.lm_heads)
+    heads = range(1 + max(head for head, *_ in (*blocks, *ends)))
+    layers = range(max([1 + layer for _, layer in blocks] + [at for _, *after in ends for at in after]))
     hidden_size = found.one(names.weight(0, 0), None, None).shape[1]
     weight = torch.stack(
         [
@@ -121,21 +98,32 @@ def _block_heads(names: BlockNames, found: HeadTensors, config: dict[str, Any]) 
         bias = weight.new_zeros(weight.shape[:-1])  # vLLM's medusa_fc_bias is false then
     vocabulary = found.vocabulary()
     lm_heads = None
-    # An original_lm_head is the base's own: vLLM's files carry a copy.
-    if names.lm_head(0, len(layers)) in found and not config.get("original_lm_head"):
-        lm_heads = found.stack([names.lm_head(head, len(layers)) for head in heads], None, hidden_size)
-        lm_heads = _narrowed(found, lm_heads, vocabulary)
+    lm_head_names = _lm_head_names(names, found, config, heads, len(layers))
+    if lm_head_names:
+        lm_heads = _narrowed(found.stack(lm_head_names, None, hidden_size), vocabulary, found.place)
     return BlockHeads(weight, bias[:, :, None], lm_heads, vocabulary, config)
 
 
-def _narrowed(found: HeadTensors, lm_heads: torch.Tensor, vocabulary: torch.Tensor | None) -> torch.Tensor:
+def _lm_head_names(
+    names: BlockNames, found: HeadTensors, config: dict[str, Any], heads: range, num_layers: int
+) -> list[str]:
+    """One for each head, one for all of them, or none, where they share the base's."""
+    each = [names.lm_head(head, num_layers) for head in heads]
+    present = [name for name in each if name in found]
+    if not present:
+        return [names.one_lm_head] if names.one_lm_head and names.one_lm_head in found else []
+    # vLLM reads an original_lm_head under either name.
+    return each[:1] if present == each[:1] and config.get("original_lm_head") else each
+
+
+def _narrowed(lm_heads: torch.Tensor, vocabulary: torch.Tensor | None, place: Path) -> torch.Tensor:
     """LM heads (K, V' or more, D) -> (K, V', D): a file may hold rows for tokens that its map leaves out."""
     num_rows = lm_heads.shape[1]
     if vocabulary is None or num_rows == len(vocabulary):
         return lm_heads
     if num_rows < len(vocabulary) or num_rows <= int(vocabulary.max()):
         raise CheckpointError(
-            f"{found.file} has LM heads of {num_rows} tokens, which its {TOKEN_MAP} doesn't fit; "
+            f"{place} has LM heads of {num_rows} tokens, which its {TOKEN_MAP} doesn't fit; "
             "fetch or train the heads again."
         )
     return lm_heads[:, vocabulary]
@@ -168,20 +156,6 @@ def _path_heads(found: HeadTensors, config: dict[str, Any]) -> PathHeads:
 _KINDS: Sequence[tuple[re.Pattern[str], Callable[[HeadTensors, dict[str, Any]], MedusaHeads]]] = (
     (_PATH, _path_heads),
     (_MLP, _mlp_heads),
-    (REFERENCE.pattern, partial(_block_heads, REFERENCE)),
-    (VLLM.pattern, partial(_block_heads, VLLM)),
+    (REFERENCE.blocks, partial(_block_heads, REFERENCE)),
+    (VLLM.blocks, partial(_block_heads, VLLM)),
 )
-
-
-def _read_config(file: Path) -> dict[str, Any]:
-    if not file.exists():
-        return {}
-    try:
-        config = json.loads(file.read_text(encoding="utf-8"))
-    except ValueError as error:
-        raise CheckpointError(
-            f"{file} is not valid JSON ({error}); fetch or train the heads again."
-        ) from None
-    if not isinstance(config, dict):
-        raise CheckpointError(f"{file} must hold a JSON object; fetch or train the heads again.")
-    return config

@@ -5,7 +5,7 @@ tgi     text-generation-inference: .safetensors as above. It reads heads of one 
         their own, and of any number with them.
 vllm    vLLM: model.safetensors with other names and always an LM head, which may be of fewer tokens.
 
-head_files.py reads the .safetensors of all three.
+head_files.py reads all three.
 """
 
 from __future__ import annotations
@@ -24,11 +24,10 @@ from medusa_chat.files import write_whole, writing
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.block_names import VLLM
-from medusa_chat.model.head_files import VLLM_WEIGHTS_FILE
-from medusa_chat.model.heads import CONFIG_FILE, TOKEN_MAP, WEIGHTS_FILE, MedusaHeads
+from medusa_chat.model.heads import CONFIG_FILE, PICKLE_FILE, TOKEN_MAP, WEIGHTS_FILE, MedusaHeads
 from medusa_chat.records import HeadFormat
 
-_PT_FILE = "medusa_lm_head.pt"
+VLLM_WEIGHTS_FILE = "model.safetensors"
 # What other programs have no use for, but medusa-chat has when it reads the heads again.
 _KEPT = ("base_fingerprint", "path_probability")
 
@@ -117,7 +116,7 @@ def _for_medusa(heads: BlockHeads, base: BaseModel) -> Export:
             f"The reference code runs each head's last block {heads.num_layers} times in place of its "
             f"{heads.num_layers} blocks; other readers of this format do better."
         )
-    files = (_PT_FILE, WEIGHTS_FILE)
+    files = (PICKLE_FILE, WEIGHTS_FILE)
     return Export(files, heads.tensors(), _reference_config(heads), tuple(remarks))
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import TYPE_CHECKING, Any, ClassVar
 
 import safetensors.torch
 import torch
@@ -17,9 +17,12 @@ from torch import nn
 
 from medusa_chat.errors import HeadsMismatch
 from medusa_chat.files import write_whole, writing
-from medusa_chat.model.base import BaseModel
+
+if TYPE_CHECKING:
+    from medusa_chat.model.base import BaseModel  # transformers takes seconds to import
 
 WEIGHTS_FILE = "medusa_lm_head.safetensors"
+PICKLE_FILE = "medusa_lm_head.pt"
 CONFIG_FILE = "config.json"
 TOKEN_MAP = "token_map"
 
@@ -29,9 +32,13 @@ class MedusaHeads(nn.Module):
     its rows for the heads' vocabulary.
 
     config: what the checkpoint says of itself (base model, fingerprint, calibration). vocabulary (V',) int64:
-    the tokens that are guessed among; None: all.
+    the tokens that are guessed among; None: all. source, layout, remarks: of heads from disk, where they lie,
+    in which form (head_layouts.py), and sentences on what config.json says wrongly.
     """
 
+    source: Path | None = None
+    layout: str | None = None
+    remarks: tuple[str, ...] = ()
     kind: ClassVar[str]
     # Whether a guess follows from the tokens before it in its path too, so that a tree is drafted by levels.
     sees_path: ClassVar[bool] = False
@@ -106,28 +113,39 @@ class MedusaHeads(nn.Module):
             self._draft_head, self._shared_with = base.draft_head(self.vocabulary), base
         return self._draft_head(rows)
 
-    def check_fits(self, base: BaseModel, base_name: str) -> None:
-        """Raises HeadsMismatch, naming both sides, unless these heads were made for this base model."""
-        if self.hidden_size != base.hidden_size:
+    def check_sizes(self, hidden_size: int, vocab_size: int, base_name: str) -> None:
+        """Raises HeadsMismatch, naming both sides, unless a base model of these sizes could be theirs."""
+        if self.hidden_size != hidden_size:
             raise HeadsMismatch(
-                f"These heads are for a hidden size of {self.hidden_size}, "
-                f"but {base_name} has {base.hidden_size}; choose heads trained for it."
+                f"{self._name} are for a hidden size of {self.hidden_size}, "
+                f"but {base_name} has {hidden_size}; choose heads trained for it."
             )
         guessed = self.lm_head_size
         if self.vocabulary is not None:
-            guessed = max(base.vocab_size, int(self.vocabulary.max()) + 1)
-        if guessed not in (None, base.vocab_size):
+            guessed = max(vocab_size, int(self.vocabulary.max()) + 1)
+        if guessed not in (None, vocab_size):
             raise HeadsMismatch(
-                f"These heads have a vocabulary of {guessed}, "
-                f"but {base_name} has {base.vocab_size}; choose heads trained for it."
+                f"{self._name} have a vocabulary of {guessed}, "
+                f"but {base_name} has {vocab_size}; choose heads trained for it."
             )
+
+    def check_fits(self, base: BaseModel, base_name: str) -> None:
+        """Raises HeadsMismatch, naming both sides, unless these heads were made for this base model."""
+        self.check_sizes(base.hidden_size, base.vocab_size, base_name)
         made_for = self.config.get("base_fingerprint")
         if made_for is not None and made_for != base.fingerprint:
             raise HeadsMismatch(
-                f"These heads were trained for {self.config.get('base_model_name_or_path', 'another model')} "
-                f"(fingerprint {made_for}), but {base_name} has fingerprint {base.fingerprint}; "
-                "choose heads trained for it."
+                f"{self._name} were trained for "
+                f"{self.config.get('base_model_name_or_path', 'another model')} (fingerprint {made_for}), "
+                f"but {base_name} has fingerprint {base.fingerprint}; choose heads trained for it."
             )
+
+    def share_lm_head(self, base: BaseModel) -> None:
+        """Gives up one LM head for all heads that is only a copy of the base's."""
+
+    @property
+    def _name(self) -> str:
+        return "These heads" if self.source is None else f"The heads in {self.source}"
 
     def save(self, folder: Path) -> None:
         """Writes weights and config.json into `folder`. Raises CheckpointError on a full disk and such."""

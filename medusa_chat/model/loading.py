@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import os
+import pickle
 from pathlib import Path
 from typing import Any
 
@@ -62,6 +63,11 @@ def load_base_model(
             attn_implementation=GROUPED_ATTENTION if config.model_type in LLAMA_FAMILY else "eager",
             quantization_config=quantization_config_for(quantization, dtype),
         )
+    except pickle.UnpicklingError as error:
+        raise CheckpointError(
+            f"The model in {folder} holds something other than tensors, so it was not opened; "
+            "look for .safetensors files of the same weights."
+        ) from error
     except (OSError, safetensors.SafetensorError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
             raise OutOfMemory(_what_would_fit(folder, quantization, device)) from error

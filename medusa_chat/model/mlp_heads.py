@@ -5,14 +5,16 @@ On disk: {k}.mlp.up.weight (F, D), {k}.mlp.up.bias (F), {k}.mlp.down.weight (D, 
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 import torch.nn.functional as F
 from torch import nn
 
-from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
+
+if TYPE_CHECKING:
+    from medusa_chat.model.base import BaseModel  # transformers takes seconds to import
 
 
 class MlpHeads(MedusaHeads):

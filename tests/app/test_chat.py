@@ -136,6 +136,11 @@ async def test_load_failure_is_one_sentence(open_chat: OpenChat, monkeypatch: py
         assert chat.notices[0].startswith("The model needs 99 GB and 2 GB are free.")
 
 
+async def test_what_was_not_as_a_config_says_is_told_once_loaded(open_chat: OpenChat) -> None:
+    async with open_chat(request=LoadRequest("mislabelled")) as chat:
+        assert chat.notices == ["config.json says 2 heads, but it is 4."]
+
+
 async def test_message_sent_while_loading_is_answered_when_loaded(
     open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -13,7 +13,7 @@ from medusa_chat.bench.speed import OWN_PROMPTS
 from medusa_chat.engine import session as session_module
 from medusa_chat.engine.opening import open_heads, open_model
 from medusa_chat.engine.session import Session
-from medusa_chat.errors import HeadsMismatch, ModelNotFound, OutOfMemory, UnsupportedModel
+from medusa_chat.errors import HeadsMismatch, ModelNotFound, OutOfMemory, UnsupportedModel, UsageError
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.prompt_file import read_prompt_file
 from medusa_chat.records import (
@@ -81,6 +81,31 @@ def test_drafting_changes_no_token_and_saves_steps(session: Session) -> None:
         assert ids(static) == ids(plain)
         assert len(static) >= len(drafted)
     assert ids(reply(session, QUESTION, GREEDY)) == ids(plain)
+
+
+@pytest.mark.parametrize("in_file", [False, True])
+def test_a_tree_by_name_or_from_a_file_changes_no_token(
+    session: Session, tmp_path: Path, in_file: bool
+) -> None:
+    tree, num_nodes = "zephyr_stage2", 64
+    if in_file:
+        file = tmp_path / "tree.json"
+        file.write_text("[[0], [1], [2], [0, 0], [0, 1], [0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0, 0]]")
+        tree, num_nodes = str(file), 9
+    drafted = reply(session, QUESTION, replace(GREEDY, tree=tree))
+    assert ids(drafted) == ids(reply(session, QUESTION, replace(GREEDY, drafting=False)))
+    assert {chunk.step.num_nodes for chunk in drafted} == {0, num_nodes}
+    assert len(drafted) < 0.8 * len(ids(drafted))
+
+
+def test_a_tree_deeper_than_the_heads_is_refused_before_anything_is_said(
+    session: Session, tmp_path: Path
+) -> None:
+    file = tmp_path / "tree.json"
+    file.write_text("[[0], [0, 0], [0, 0, 0], [0, 0, 0, 0], [0, 0, 0, 0, 0], [0, 0, 0, 0, 0, 0]]")
+    session.options = replace(GREEDY, tree=str(file))
+    with pytest.raises(UsageError, match="6 deep, but there are only 5 heads; choose a smaller one"):
+        next(session.reply(QUESTION))
 
 
 def test_without_heads_what_the_conversation_repeats_is_drafted(default_model: Path) -> None:

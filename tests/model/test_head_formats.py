@@ -290,6 +290,7 @@ def test_an_original_lm_head_is_the_bases_under_either_name(tmp_path: Path) -> N
     rewrite_vllm(tmp_path, {"lm_heads.0.weight": tiny_llama().lm_head_weight, "lm_head.weight": None})
     again = load_heads(tmp_path)
     assert isinstance(again, BlockHeads)
+    again.share_lm_head(tiny_llama())
     assert again.lm_heads is None
 
 

@@ -1,0 +1,133 @@
+"""What a checkpoint on disk is, told from headers and names alone: no weights are read, nothing is run."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import torch
+
+from medusa_chat.model.head_files import are_heads, build_heads, find_head_tensors
+from medusa_chat.model.head_layouts import LAYOUTS
+from medusa_chat.model.head_tensors import HeadTensors
+from medusa_chat.model.heads import CONFIG_FILE, MedusaHeads
+from medusa_chat.model.weight_files import MODEL_FILES, find_weight_files, open_weight_file, read_config
+from medusa_chat.records import Quantization
+
+Report = dict[str, Any]
+_HALF = 2  # bytes of a weight that is not quantised
+_NF4_BLOCK = 64  # weights to a scale
+_SCALE = 4  # bytes
+_KEPT_WHOLE = ("embed", "wte", "wpe", "lm_head")  # in the names of what bitsandbytes leaves alone
+
+
+def inspect_source(source: Path) -> Report:
+    """A folder or a weight file: `base`, `heads` or both, None for what it doesn't hold.
+
+    Raises CheckpointError naming what is missing or damaged.
+    """
+    found = find_head_tensors(source, outline=True)
+    heads = _describe_heads(found) if are_heads(found) else None
+    base = _describe_base(source)
+    if heads is None and base is None:
+        build_heads(found)  # says that there are none
+    return {"base": base, "heads": heads}
+
+
+def _describe_heads(found: HeadTensors) -> Report:
+    heads = build_heads(found)
+    layout = heads.layout or ""
+    return {
+        "source": str(found.place),
+        "format": layout,
+        "format_of": LAYOUTS[layout],
+        "kind": heads.kind,
+        "heads": heads.num_heads,
+        "layers": heads.num_layers,
+        "lm_head": _lm_head(heads),
+        "vocabulary": heads.lm_head_size if heads.vocabulary is None else len(heads.vocabulary),
+        "hidden_size": heads.hidden_size,
+        "dtype": _dtypes(found.used),
+        "parameters": sum(tensor.numel() for tensor in heads.parameters()),
+        "memory_bytes": _HALF * sum(tensor.numel() for tensor in heads.parameters()),
+        "fits": {
+            "base": heads.config.get("base_model_name_or_path"),
+            "fingerprint": heads.config.get("base_fingerprint"),
+            "hidden_size": heads.hidden_size,
+            "vocabulary": heads.lm_head_size if heads.vocabulary is None else None,
+            "vocabulary_at_least": None if heads.vocabulary is None else int(heads.vocabulary.max()) + 1,
+        },
+        "tensors": {name: list(tensor.shape) for name, tensor in found.used.items()},
+        "remarks": list(heads.remarks),
+    }
+
+
+def _lm_head(heads: MedusaHeads) -> str:
+    lm_heads = getattr(heads, "lm_heads", None)
+    if lm_heads is None:
+        return "the base's"
+    return "one each" if len(lm_heads) == heads.num_heads else "one for all"
+
+
+def _describe_base(source: Path) -> Report | None:
+    folder, files = source, find_weight_files(source, MODEL_FILES)
+    if source.is_file():
+        folder, files = source.parent, [source]
+    config = read_config(folder / CONFIG_FILE)
+    if not files or "model_type" not in config or config["model_type"] == "medusa":
+        return None
+    tensors = {
+        name: file.outline(name)
+        for file in map(open_weight_file, files)
+        for name in file.names
+        if not name.startswith("medusa_head")
+    }
+    inner = config.get("text_config")
+    text = {**config, **inner} if isinstance(inner, dict) else config
+    if text.get("tie_word_embeddings"):
+        tensors.pop("lm_head.weight", None)  # in memory it is the embedding
+    return {
+        "source": str(source),
+        "files": [file.name for file in files],
+        "architecture": next(iter(config.get("architectures") or ()), None),
+        "model_type": config["model_type"],
+        "layers": text.get("num_hidden_layers"),
+        "hidden_size": text.get("hidden_size"),
+        "vocabulary": text.get("vocab_size"),
+        "context": text.get("max_position_embeddings"),
+        "dtype": _dtypes(tensors),
+        "parameters": sum(tensor.numel() for tensor in tensors.values()),
+        "memory_bytes": _memory(tensors, is_quantised="quantization_config" in config),
+    }
+
+
+def _memory(tensors: Mapping[str, torch.Tensor], *, is_quantised: bool) -> dict[str, int]:
+    """By quantisation; of weights that are quantised on disk already, as they are."""
+    if is_quantised:
+        return {"as stored": sum(tensor.nbytes for tensor in tensors.values())}
+    return {
+        quantization: sum(_num_bytes(name, tensor, quantization) for name, tensor in tensors.items())
+        for quantization in get_args(Quantization)
+    }
+
+
+def _num_bytes(name: str, tensor: torch.Tensor, quantization: Quantization) -> int:
+    """Of a weight in memory, as bitsandbytes holds it; whole weights in 16 bits."""
+    count = tensor.numel()
+    whole = tensor.ndim != 2 or any(part in name for part in _KEPT_WHOLE)
+    if quantization == "none" or whole:
+        return _HALF * count
+    if quantization == "8bit":
+        return count + _SCALE * tensor.shape[0]
+    return count // 2 + _SCALE * (count // _NF4_BLOCK)
+
+
+def _dtypes(tensors: Mapping[str, torch.Tensor]) -> str:
+    """The dtype of most numbers first, then any others."""
+    sizes: Counter[str] = Counter()
+    for tensor in tensors.values():
+        if tensor.is_floating_point():
+            sizes[str(tensor.dtype).removeprefix("torch.")] += tensor.numel()
+    return ", ".join(dtype for dtype, _ in sizes.most_common())
