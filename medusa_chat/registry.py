@@ -226,6 +226,11 @@ def _overridden(old: dict[str, Any], new: dict[str, Any]) -> dict[str, Any]:
     return merged
 
 
+def spec_name(name: str) -> str:
+    """What to call a model whose folder, or repository, may be called anything."""
+    return re.sub(r"[^A-Za-z0-9._-]+", "-", name).lstrip("._-") or "model"
+
+
 def _package_file() -> Path:
     # Inside the wheel it lies in the package; in a checkout at the top, where people look for it.
     inside = _PACKAGE / "models.toml"
@@ -262,6 +267,6 @@ def _spec(name: str, entry: dict[str, Any], file: Path) -> ModelSpec:
 def _folder_spec(folder: Path) -> ModelSpec:
     if not (folder / "config.json").exists():
         raise ModelNotFound(f"{folder} holds no config.json, so it is not a transformers checkpoint.")
-    # A folder may be called anything; the name of a spec may not.
-    name = re.sub(r"[^A-Za-z0-9._-]+", "-", folder.resolve().name).lstrip("._-") or "model"
-    return ModelSpec(name=name, base=str(folder), folder=folder, quantization="none")
+    return ModelSpec(
+        name=spec_name(folder.resolve().name), base=str(folder), folder=folder, quantization="none"
+    )

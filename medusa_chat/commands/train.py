@@ -68,7 +68,7 @@ def train(
     with shown_progress(always=True) as on_progress:
         from medusa_chat.engine.opening import open_model
         from medusa_chat.training.launching import num_to_launch, run_on_each
-        from medusa_chat.training.run import train_heads
+        from medusa_chat.training.run import Training
         from medusa_chat.training.workers import join_workers
 
         num_gpus = num_to_launch(settings.device)
@@ -97,12 +97,10 @@ def train(
     # The same model quantised otherwise writes other dialogues and needs other heads.
     work = paths.cache_dir() / "training" / f"{spec.name}-{loaded.quantization}"
     first_messages = [prompt.text for prompt in prompt_file.prompts] if prompt_file is not None else []
+    second = None if medusa2 is None else _ADAPTER_RECIPES[medusa2]
     try:
         with training_progress(shown=workers.is_first) as listener:
-            adapter_recipe = None if medusa2 is None else _ADAPTER_RECIPES[medusa2]
-            trained = train_heads(
-                loaded, recipe, work, out, listener, first_messages, adapter_recipe, workers
-            )
+            trained = Training(loaded, recipe, work, out, listener, first_messages, second, workers).run()
     except KeyboardInterrupt:
         if workers.is_first:
             print("Stopped. Run the same command again to go on.", file=sys.stderr)

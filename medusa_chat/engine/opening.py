@@ -10,14 +10,14 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from medusa_chat.checkpoints import ensure_heads, ensure_local
-from medusa_chat.errors import CheckpointError, HeadsMismatch
+from medusa_chat.errors import CheckpointError, HeadsMismatch, UsageError
 from medusa_chat.model.adapter import ADAPTER_FOLDER, merge_adapter
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.head_files import load_heads
 from medusa_chat.model.heads import MedusaHeads
-from medusa_chat.model.loading import load_base_model, pick_device, pick_dtype
+from medusa_chat.model.loading import adopt_base_model, held_in, load_base_model, pick_device, pick_dtype
 from medusa_chat.records import LoadProgress, LoadRequest, Quantization
-from medusa_chat.registry import ModelSpec, resolve, resolve_heads
+from medusa_chat.registry import ModelSpec, resolve, resolve_heads, spec_name
 
 OnProgress = Callable[[LoadProgress], None]
 
@@ -41,6 +41,18 @@ def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
     on_progress(LoadProgress(f"Loading {spec.name}"))
     base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device))
     return OpenModel(spec, base, load_tokenizer(spec, folder), quantization)
+
+
+def adopt_model(causal_lm: Any, tokenizer: Any) -> OpenModel:
+    """A transformers model that somebody else has loaded, on its device and in its dtype.
+
+    Raises UsageError without its tokenizer, UnsupportedModel if it can't verify trees.
+    """
+    if tokenizer is None:
+        raise UsageError("A model that is in memory already needs its tokenizer: load(model, tokenizer=…).")
+    name = str(causal_lm.config.name_or_path or type(causal_lm).__name__)
+    spec = ModelSpec(name=spec_name(name), base=name, folder=Path(name))
+    return OpenModel(spec, adopt_base_model(causal_lm), tokenizer, held_in(causal_lm))
 
 
 def fetch(request: LoadRequest, on_progress: OnProgress) -> None:

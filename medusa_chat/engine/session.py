@@ -198,7 +198,13 @@ def open_session(request: LoadRequest, on_progress: OnProgress) -> Session:
     """Resolves, fetches, loads and measures. Raises a MedusaError whose text says what to do."""
     fetch(request, on_progress)
     model = open_model(request, on_progress)
-    base, heads = fastest(model.base, open_heads(model, request.heads))
-    model = replace(model, base=base)
     on_progress(LoadProgress("Measuring step times"))
-    return Session(model, heads)
+    return session_with(model, request.heads)
+
+
+def session_with(model: OpenModel, heads_folder: str | None) -> Session:
+    """One that takes over the model's weights; with heads of this folder or those the registry names for it.
+    Raises a MedusaError if they don't go with it.
+    """
+    base, heads = fastest(model.base, open_heads(model, heads_folder))
+    return Session(replace(model, base=base), heads)

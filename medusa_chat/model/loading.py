@@ -70,11 +70,26 @@ def load_base_model(
     except (KeyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnsupportedModel(f"The model in {folder} is not one that can be run here: {reason}") from error
-    causal_lm.requires_grad_(False)
-    base = BaseModel(causal_lm)
-    if config.model_type not in LLAMA_FAMILY:
+    return adopt_base_model(causal_lm)
+
+
+def adopt_base_model(causal_lm: Any) -> BaseModel:
+    """Of a transformers model in memory, which no longer learns. Raises UnsupportedModel if it can't verify
+    trees.
+    """
+    if causal_lm.config.model_type in LLAMA_FAMILY:
+        causal_lm.set_attn_implementation(GROUPED_ATTENTION)
+    base = BaseModel(causal_lm.requires_grad_(False))
+    if causal_lm.config.model_type not in LLAMA_FAMILY:
         check_trees_work(base)
     return base
+
+
+def held_in(causal_lm: Any) -> Quantization:
+    """How the weights of a transformers model are held."""
+    if getattr(causal_lm, "is_loaded_in_4bit", False):
+        return "4bit"
+    return "8bit" if getattr(causal_lm, "is_loaded_in_8bit", False) else "none"
 
 
 def silence_libraries() -> None:

@@ -19,6 +19,7 @@ from typing import NoReturn
 
 import torch
 
+from medusa_chat.errors import MedusaError
 from medusa_chat.records import Device
 
 _SECONDS_TO_END = 20.0
@@ -36,22 +37,26 @@ def num_to_launch(device: Device) -> int:
 def run_on_each(count: int, command: Sequence[str] = (sys.executable, *sys.orig_argv[1:])) -> int:
     """Runs `count` processes of the command; returns the exit status of the first that failed, else 0. Only
     process 0 writes to the terminal; the others' words are shown if they are the ones that fail.
+
+    Raises MedusaError if one was ended from outside.
     """
-    with tempfile.TemporaryFile() as others_words, _terminated_as_interrupted():
+    with tempfile.TemporaryFile() as others_words:
+        shared = {**os.environ, **_environment(count)}
         processes = [
             subprocess.Popen(
                 command,
-                env={**os.environ, **_environment(index, count)},
+                env={**shared, "RANK": str(index), "LOCAL_RANK": str(index)},
                 stdout=None if index == 0 else subprocess.DEVNULL,
                 stderr=None if index == 0 else others_words,
             )
             for index in range(count)
         ]
-        try:
-            status = _first_failure(processes)
-        except KeyboardInterrupt:  # the terminal has told the processes too
-            status = 130
-            _wait(processes)
+        with _ending_as_interrupted(processes):
+            try:
+                status = _first_failure(processes)
+            except KeyboardInterrupt:  # the terminal has told the processes too
+                status = 130
+                _wait(processes)
         failed_by_itself = processes[0].poll() not in (None, 0)
         # Those that still run wait for the one that is gone.
         for end in (subprocess.Popen.terminate, subprocess.Popen.kill):
@@ -61,34 +66,39 @@ def run_on_each(count: int, command: Sequence[str] = (sys.executable, *sys.orig_
         if status not in (0, 130) and not failed_by_itself:
             others_words.seek(0)
             sys.stderr.write(others_words.read().decode(errors="replace"))
+    if status < 0:
+        raise MedusaError(
+            f"A training process was ended by signal {-status}, perhaps for want of memory; run the same "
+            "command again to go on."
+        )
     return status
 
 
 @contextmanager
-def _terminated_as_interrupted() -> Iterator[None]:
-    """So that the processes don't outlive this one."""
+def _ending_as_interrupted(processes: Sequence[subprocess.Popen[bytes]]) -> Iterator[None]:
+    """A request to end this process is one to end all, as Ctrl+C would."""
 
-    def tell(*_: object) -> NoReturn:
+    def pass_on(*_: object) -> NoReturn:
+        for process in processes:
+            process.send_signal(signal.SIGINT)
         raise KeyboardInterrupt
 
-    before = signal.signal(signal.SIGTERM, tell)
+    before = signal.signal(signal.SIGTERM, pass_on)
     try:
         yield
     finally:
         signal.signal(signal.SIGTERM, before)
 
 
-def _environment(index: int, count: int) -> dict[str, str]:
-    """As torch.distributed reads it."""
+def _environment(count: int) -> dict[str, str]:
+    """As torch.distributed reads it, but for the process's own number."""
     from accelerate.utils import check_cuda_p2p_ib_support
 
     variables = {
-        "LOCAL_RANK": str(index),
-        "RANK": str(index),
         "LOCAL_WORLD_SIZE": str(count),
         "WORLD_SIZE": str(count),
         "MASTER_ADDR": "127.0.0.1",
-        "MASTER_PORT": os.environ.setdefault("MASTER_PORT", str(_free_port())),
+        "MASTER_PORT": str(_free_port()),
         "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", str(_num_threads(count))),
     }
     if not check_cuda_p2p_ib_support():  # RTX 4000: their drivers offer what they can't do
@@ -97,7 +107,9 @@ def _environment(index: int, count: int) -> dict[str, str]:
 
 
 def _num_threads(count: int) -> int:
-    """Of each process: threads that wait for each other's cores make every small operation slow."""
+    """Of each process. Two of 32 threads each on 32 cores waited for each other: 50 s to read and clean 47 M
+    tokens and 0.21 s for a step of 48 dialogues, against 6 s, and 0.065 s for 24, with 8 threads.
+    """
     return max(1, (os.cpu_count() or 1) // (2 * count))
 
 

@@ -14,7 +14,8 @@ What the heads keep is counted as if no two of them held the same tensor, which 
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,11 +26,15 @@ from medusa_chat.errors import OutOfMemory
 from medusa_chat.model.adapter import Adapter
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.loading import is_out_of_memory
 from medusa_chat.training.loss import chunk_bytes
 from medusa_chat.training.optimizer import moment_bytes
 from medusa_chat.training.recipe import AdapterRecipe
 
 _USABLE = 0.9  # of what is free: the allocator leaves gaps
+_WRITTEN_AT_ONCE_GPU = 4096  # from 2048 on a GPU is busy all the time (training/dialogues.py)
+_WRITTEN_AT_ONCE_CPU = 16
+_LOGITS_COPIES = 4  # in float32, which sampling works on
 _PROBE_TOKENS = 64
 _SHORTEST_DIALOGUE = 64
 _FLOAT = 4
@@ -107,6 +112,41 @@ def medusa2_needs(base: BaseModel, heads: MedusaHeads, recipe: AdapterRecipe) ->
         return medusa2_need(base, heads, adapter, remembers_all=False)
     finally:
         adapter.take_off()
+
+
+def written_at_once(base: BaseModel, length: int) -> int:
+    """How many dialogues of `length` tokens are written side by side: what fits, KV cache included. Raises
+    OutOfMemory if not even one does.
+    """
+    if base.device.type != "cuda":
+        return _WRITTEN_AT_ONCE_CPU
+    config = base.config
+    num_kv_heads = getattr(config, "num_key_value_heads", None) or config.num_attention_heads
+    head_dim = getattr(config, "head_dim", None) or config.hidden_size // config.num_attention_heads
+    cached = 2 * config.num_hidden_layers * num_kv_heads * head_dim * length * base.dtype.itemsize
+    one = cached + _LOGITS_COPIES * _FLOAT * base.vocab_size
+    free = free_bytes(base.device)
+    fitting: int = int(_USABLE * free) // one
+    if fitting == 0:
+        raise OutOfMemory(
+            f"Writing one dialogue of {length:,} tokens takes {one / 2**30:.1f} GB beside the model, and "
+            f"{free / 2**30:.1f} GB are free; use a smaller --sequence-length or --quant 4bit."
+        )
+    return min(_WRITTEN_AT_ONCE_GPU, fitting)
+
+
+@contextmanager
+def memory_explained() -> Iterator[None]:
+    """Turns memory that runs out after all into an OutOfMemory that says what to do."""
+    try:
+        yield
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        raise OutOfMemory(
+            "Training ran out of memory; run it again with a smaller --batch-size, "
+            "a smaller --sequence-length or --quant 4bit."
+        ) from error
 
 
 def check_fits(need: Need, length: int, free: int, *, quantised: bool) -> None:

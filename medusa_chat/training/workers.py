@@ -53,8 +53,8 @@ ALONE = Workers()
 
 
 def join_workers(device: Device) -> Workers:
-    """What training/launching.py or `accelerate launch` has started this process as. From here on the
-    process's own GPU is the current one.
+    """What training/launching.py, `torchrun` or `accelerate launch` has started this process as. Its own GPU
+    is the current one from here on.
     """
     if "LOCAL_RANK" not in os.environ:
         return ALONE

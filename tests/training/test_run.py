@@ -29,7 +29,7 @@ from medusa_chat.training.dialogues import DialogueWriter
 from medusa_chat.training.loop import TrainingReport
 from medusa_chat.training.medusa1 import Medusa1
 from medusa_chat.training.recipe import SELF_DISTILLED, AdapterRecipe, Recipe
-from medusa_chat.training.run import Listener, Trained, train_heads
+from medusa_chat.training.run import Listener, Trained, Training
 from tests.training.chatty import chatty_model, silent_listener
 
 RECIPE = Recipe(
@@ -45,14 +45,16 @@ def train(
     listener: Listener | None = None,
     adapter_recipe: AdapterRecipe | None = None,
 ) -> Trained:
-    return train_heads(
+    trained = Training(
         model or chatty_model(),
         recipe,
         tmp_path / "work",
         tmp_path / "heads",
         listener or silent_listener(),
         adapter_recipe=adapter_recipe,
-    )
+    ).run()
+    assert trained is not None
+    return trained
 
 
 def test_from_a_model_to_heads_the_engine_loads(tmp_path: Path) -> None:

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import subprocess
 import sys
 from pathlib import Path
 
+import psutil
 import pytest
 import torch
 
+from medusa_chat.errors import MedusaError
 from medusa_chat.model.head_files import load_heads
 from medusa_chat.training import launching
 from medusa_chat.training.launching import num_to_launch, run_on_each
@@ -19,8 +22,9 @@ import sys
 from dataclasses import replace
 from pathlib import Path
 import torch
-from medusa_chat.training import run
+from medusa_chat.training import memory
 from medusa_chat.training.recipe import SELF_DISTILLED
+from medusa_chat.training.run import Training
 from medusa_chat.training.workers import join_workers
 from tests.training.chatty import chatty_model, silent_listener
 from tests.training.test_run import RECIPE
@@ -28,12 +32,12 @@ from tests.training.test_run import RECIPE
 torch.set_num_threads(1)
 workers = join_workers("cpu")
 assert (workers.count, torch.distributed.get_backend()) == (2, "gloo")
-run._SEQUENCES_AT_ONCE_CPU = int(sys.argv[3])
+memory._WRITTEN_AT_ONCE_CPU = int(sys.argv[3])
 folder = Path(sys.argv[1])
 second = replace(SELF_DISTILLED, rank=4, alpha=4, epochs=1, dropout=0.0) if sys.argv[2] == "2" else None
-trained = run.train_heads(
+trained = Training(
     chatty_model(), RECIPE, folder / "work", folder / "heads", silent_listener(), (), second, workers
-)
+).run()
 assert (trained is None) == (workers.index == 1)
 """
 
@@ -42,7 +46,7 @@ def test_two_end_at_the_same_heads_as_one(tmp_path: Path) -> None:
     """Dialogues in four shards, two of each worker; a batch of four, two dialogues of each."""
     straight = tmp_path / "straight"
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("medusa_chat.training.run._SEQUENCES_AT_ONCE_CPU", 6)
+        patch.setattr("medusa_chat.training.memory._WRITTEN_AT_ONCE_CPU", 6)
         assert train_alone(straight) is not None
     assert run_on_each(2, [sys.executable, "-c", PART, str(tmp_path / "two"), "1", "6"]) == 0
     shards = [sorted((tmp_path / name / "work" / "data").glob("shard*")) for name in ("straight", "two")]
@@ -127,3 +131,32 @@ def test_ctrl_c_leaves_them_time_to_end(
     slow = "import time; time.sleep(0.5); print('ended by itself')"
     assert run_on_each(2, [sys.executable, "-c", slow]) == 130
     assert capfd.readouterr().out == "ended by itself\n"  # process 0 alone speaks
+
+
+LAUNCHER = """
+import sys
+from medusa_chat.training.launching import run_on_each
+sleep = "import os, time; print(os.getpid(), flush=True); time.sleep(60)"
+sys.exit(run_on_each(2, [sys.executable, "-c", sleep]))
+"""
+
+
+def test_what_ends_the_launcher_ends_all() -> None:
+    with subprocess.Popen([sys.executable, "-c", LAUNCHER], stdout=subprocess.PIPE, text=True) as launcher:
+        assert launcher.stdout is not None
+        first = psutil.Process(int(launcher.stdout.readline()))
+        both = psutil.Process(launcher.pid).children()
+        assert first in both
+        launcher.terminate()
+        assert psutil.wait_procs(both, timeout=40)[1] == []
+        assert launcher.wait() == 130
+
+
+def test_a_process_that_was_killed_is_told_of() -> None:
+    suicide = "import os, signal; os.kill(os.getpid(), signal.SIGKILL)"
+    with pytest.raises(MedusaError) as caught:
+        run_on_each(2, [sys.executable, "-c", suicide])
+    assert str(caught.value) == (
+        "A training process was ended by signal 9, perhaps for want of memory; run the same command again to "
+        "go on."
+    )
