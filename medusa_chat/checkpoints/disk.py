@@ -28,6 +28,8 @@ def plain_disk_errors(folder: Path, what_is_left: str) -> Iterator[None]:
     """Turns a full disk, missing rights and the like into a CheckpointError. what_is_left: of the pull."""
     try:
         yield
+    except BrokenPipeError:
+        raise  # nobody listens to the progress any more; no disk says so
     except OSError as error:
         if error.errno in (errno.ENOSPC, errno.EDQUOT):
             raise CheckpointError(
