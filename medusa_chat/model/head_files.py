@@ -84,16 +84,11 @@ def _block_heads(names: BlockNames, found: HeadTensors, config: dict[str, Any]) 
     heads = range(1 + max(head for head, *_ in (*blocks, *ends)))
     layers = range(max([1 + layer for _, layer in blocks] + [at for _, *after in ends for at in after]))
     hidden_size = found.one(names.weight(0, 0), None, None).shape[1]
-    weight = torch.stack(
-        [
-            found.stack([names.weight(head, layer) for head in heads], hidden_size, hidden_size)
-            for layer in layers
-        ]
-    )
+    each = [(head, layer) for layer in layers for head in heads]
+    weight = found.stack([names.weight(*block) for block in each], hidden_size, hidden_size)
+    weight = weight.view(len(layers), len(heads), hidden_size, hidden_size)
     if any(names.bias(*block) in found for block in blocks):
-        bias = torch.stack(
-            [found.stack([names.bias(head, layer) for head in heads], hidden_size) for layer in layers]
-        )
+        bias = found.stack([names.bias(*block) for block in each], hidden_size).view(weight.shape[:-1])
     else:
         bias = weight.new_zeros(weight.shape[:-1])  # vLLM's medusa_fc_bias is false then
     vocabulary = found.vocabulary()

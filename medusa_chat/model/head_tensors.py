@@ -59,15 +59,7 @@ class HeadTensors:
         self._check_outlines(names, shape)
         if self._outline:
             return torch.stack([self._outlined(name) for name in names])
-        stacked = torch.stack([file.read(name) for file, name in map(self._found.__getitem__, names)])
-        if not torch.isfinite(stacked).all():
-            sound = stacked.isfinite().flatten(1).all(1).tolist()
-            bad = names[sound.index(False)]
-            raise CheckpointError(
-                f"{self.file_of(bad)} holds values that are not numbers in {bad}; "
-                "fetch or train the heads again."
-            )
-        return stacked
+        return torch.stack([self._read(name) for name in names])
 
     def vocabulary(self) -> torch.Tensor | None:
         """(V',) int64: the tokens that these heads guess among, if not all. Its values are always read."""
@@ -80,6 +72,16 @@ class HeadTensors:
         if not sound or int(ids.min()) < 0 or len(set(ids.tolist())) != len(ids):
             raise CheckpointError(f"{file.path} has a {TOKEN_MAP} that lists no token, or one twice.")
         return ids.long()
+
+    def _read(self, name: str) -> torch.Tensor:
+        file, full_name = self._found[name]
+        tensor = file.read(full_name)
+        # Least and largest, for no mask as large as the tensor is needed then.
+        if tensor.numel() and not torch.stack(tensor.aminmax()).isfinite().all():
+            raise CheckpointError(
+                f"{file.path} holds values that are not numbers in {name}; fetch or train the heads again."
+            )
+        return tensor
 
     def _check_outlines(self, names: Sequence[str], shape: tuple[int | None, ...]) -> None:
         missing = next((name for name in names if name not in self), None)
