@@ -9,6 +9,7 @@ MedusaError                 one sentence, shown as it is; exit status 1
 ├── OutOfMemory             what was asked for doesn't fit; says what would
 ├── PromptTooLong           one message alone exceeds the context
 ├── HistoryError            the conversation database can't be read or written
+│   └── ConversationNotFound    there is none of this number, or not any more
 └── EngineCrashed           the engine's process ended without being asked to
 """
 
@@ -49,6 +50,10 @@ class PromptTooLong(MedusaError):
 
 class HistoryError(MedusaError):
     """The conversation database can't be read or written."""
+
+
+class ConversationNotFound(HistoryError):
+    """There is no conversation of this number, or not any more."""
 
 
 class EngineCrashed(MedusaError):

@@ -375,7 +375,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     async def _warn_if_read_only(self) -> None:
         """At once, not when the first message has been written."""
         try:
-            await asyncio.to_thread(self._history.check_writable)
+            await asyncio.to_thread(self._history.purge)
         except HistoryError as error:
             await self._tell_saving_fails(error)
 

@@ -1,0 +1,229 @@
+"""Conversations and their messages, as rows."""
+
+from __future__ import annotations
+
+import sqlite3
+import time
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from medusa_chat.errors import ConversationNotFound, HistoryError
+from medusa_chat.history import excerpts
+from medusa_chat.history.database import Database
+from medusa_chat.history.entries import ConversationRecord, MessageRecord, SearchHit
+from medusa_chat.history.excerpts import Excerpt, read_excerpt
+from medusa_chat.history.titles import clean_title, title_of
+from medusa_chat.printable import printable
+from medusa_chat.records import Role
+
+SECONDS_TO_UNDO = 24 * 3600.0
+_EXCERPT_WORDS = 12
+_MOST_ID = 2**63 - 1  # of SQLite
+_CONVERSATION = "c.id, c.title, c.model, c.system, c.created_at, c.updated_at, c.pinned"
+
+
+class History(Database):
+    """Every method raises HistoryError; those that name what isn't there, ConversationNotFound."""
+
+    # Writing
+
+    def create(self, model: str, system: str | None = None) -> int:
+        """Begins a conversation and returns its id."""
+        now = time.time()
+        with self._writing() as db:
+            row = db.execute(
+                "INSERT INTO conversation(model, system, created_at, updated_at) VALUES (?, ?, ?, ?)",
+                (model, system, now, now),
+            )
+            return int(row.lastrowid or 0)
+
+    def set_system(self, conversation_id: int, system: str | None) -> None:
+        """Replaces the conversation's system prompt."""
+        with self._writing() as db:
+            _change(db, conversation_id, "system = ?", system)
+
+    def add(self, conversation_id: int, role: Role, content: str, partial: bool = False) -> int:
+        """Appends a message and returns its id. The first exchange names the conversation.
+
+        A deleted conversation that goes on being written to is not deleted any more.
+        """
+        now = time.time()
+        with self._writing() as db:
+            _change(db, conversation_id, "updated_at = ?, deleted_at = NULL", now)
+            row = db.execute(
+                "INSERT INTO message(conversation_id, role, content, partial, created_at) "
+                "VALUES (?, ?, ?, ?, ?)",
+                (conversation_id, role, content, partial, now),
+            )
+            if not partial:
+                _name_after_exchange(db, conversation_id)
+            return int(row.lastrowid or 0)
+
+    def update(self, message_id: int, content: str, partial: bool) -> None:
+        """Replaces a message's text, as it streams and when it ends."""
+        with self._writing() as db:
+            row = db.execute(
+                "UPDATE message SET content = ?, partial = ? WHERE id = ? RETURNING conversation_id",
+                (content, partial, message_id),
+            ).fetchone()
+            if row is None:
+                raise ConversationNotFound("The conversation has been deleted meanwhile.")
+            _change(db, row[0], "updated_at = ?", time.time())
+            if not partial:
+                _name_after_exchange(db, row[0])
+
+    def rename(self, conversation_id: int, title: str) -> None:
+        """Gives a title, which then stays; control characters and line breaks are left out of it."""
+        title = clean_title(title)
+        if not title:
+            raise HistoryError("A title needs a letter or more.")
+        with self._writing() as db:
+            _change(db, conversation_id, "title = ?", title)
+
+    def pin(self, conversation_id: int, pinned: bool) -> None:
+        """Keeps the conversation at the top of the list, or lets it go."""
+        with self._writing() as db:
+            _change(db, conversation_id, "pinned = ?", pinned)
+
+    def delete(self, conversation_id: int) -> None:
+        """Takes the conversation out of every list and search. `restore` brings it back until `purge`."""
+        with self._writing() as db:
+            _find(db, conversation_id)
+            _change(db, conversation_id, "deleted_at = ?", time.time())
+
+    def restore(self) -> ConversationRecord | None:
+        """Undoes the latest deletion that still can be; None where there is none."""
+        with self._writing() as db:
+            row = db.execute(
+                "SELECT id FROM conversation WHERE deleted_at IS NOT NULL ORDER BY deleted_at DESC LIMIT 1"
+            ).fetchone()
+            if row is None:
+                return None
+            _change(db, row[0], "deleted_at = NULL")
+            return _find(db, row[0])
+
+    def purge(self) -> None:
+        """Removes for good what was deleted more than a day ago. Fails wherever nothing could be saved."""
+        with self._writing() as db:
+            db.execute("DELETE FROM conversation WHERE deleted_at < ?", (time.time() - SECONDS_TO_UNDO,))
+
+    # Reading
+
+    def conversation(self, conversation_id: int) -> ConversationRecord:
+        """The one of this id."""
+        with self._reading() as db:
+            return _find(db, conversation_id)
+
+    def latest(self) -> ConversationRecord | None:
+        """The conversation last written to, or None when there is none."""
+        with self._reading() as db:
+            return next(_conversations(db, "ORDER BY updated_at DESC, id DESC LIMIT 1"), None)
+
+    def list(self, limit: int = 50) -> tuple[ConversationRecord, ...]:
+        """Conversations: the pinned ones, then the others, each the last written to first."""
+        with self._reading() as db:
+            return tuple(_conversations(db, "ORDER BY pinned DESC, updated_at DESC, id DESC LIMIT ?", limit))
+
+    def messages(self, conversation_id: int) -> tuple[MessageRecord, ...]:
+        """The conversation's messages, oldest first."""
+        with self._reading() as db:
+            rows = db.execute(
+                "SELECT id, role, content, partial, created_at FROM message "
+                "WHERE conversation_id = ? ORDER BY id",
+                (conversation_id,),
+            ).fetchall()
+        return tuple(MessageRecord(id, role, text, bool(part), at) for id, role, text, part, at in rows)
+
+    def search(self, query: str, limit: int = 20) -> tuple[SearchHit, ...]:
+        """Conversations whose title, or a message of which, holds every word; the last may be a start.
+
+        Hits in titles come first, then the best match first.
+        """
+        pattern = _pattern(query)
+        if not pattern:
+            return ()
+        with self._reading() as db:
+            hits = {hit.conversation.id: hit for hit in _title_hits(db, pattern, limit)}
+            for hit in _message_hits(db, pattern):
+                known = hits.get(hit.conversation.id)
+                if known is None and len(hits) == limit:
+                    break
+                if known is None or known.message is None:
+                    title = known.title if known else hit.title
+                    hits[hit.conversation.id] = SearchHit(
+                        hit.conversation, title, hit.message, hit.message_id, hit.role
+                    )
+        return tuple(hits.values())
+
+
+def _pattern(query: str) -> str:
+    """Each word quoted, so that no character of the user's is an operator of FTS5."""
+    words = ['"' + word.replace('"', '""') + '"' for word in printable(query).split()]
+    return " ".join(words) + "*" if words else ""
+
+
+def _title_hits(db: sqlite3.Connection, pattern: str, limit: int) -> Iterator[SearchHit]:
+    rows = db.execute(
+        f"SELECT highlight(title_text, 0, ?, ?), {_CONVERSATION} "
+        "FROM title_text JOIN conversation c ON c.id = title_text.rowid "
+        "WHERE title_text MATCH ? AND c.deleted_at IS NULL ORDER BY rank LIMIT ?",
+        (excerpts.BEGIN, excerpts.END, pattern, limit),
+    )
+    for title, *conversation in rows:
+        yield SearchHit(_record(conversation), read_excerpt(title))
+
+
+def _message_hits(db: sqlite3.Connection, pattern: str) -> Iterator[SearchHit]:
+    rows = db.execute(
+        f"SELECT m.id, m.role, snippet(message_text, 0, ?, ?, '…', {_EXCERPT_WORDS}), {_CONVERSATION} "
+        "FROM message_text JOIN message m ON m.id = message_text.rowid "
+        "JOIN conversation c ON c.id = m.conversation_id "
+        "WHERE message_text MATCH ? AND c.deleted_at IS NULL ORDER BY rank",
+        (excerpts.BEGIN, excerpts.END, pattern),
+    )
+    for id, role, excerpt, *rest in rows:
+        conversation = _record(rest)
+        yield SearchHit(conversation, Excerpt(conversation.name), read_excerpt(excerpt), id, role)
+
+
+def _conversations(db: sqlite3.Connection, order: str, *values: object) -> Iterator[ConversationRecord]:
+    rows = db.execute(
+        f"SELECT {_CONVERSATION} FROM conversation c WHERE deleted_at IS NULL {order}", values
+    ).fetchall()
+    return map(_record, rows)
+
+
+def _find(db: sqlite3.Connection, conversation_id: int) -> ConversationRecord:
+    found = None
+    if 0 < conversation_id <= _MOST_ID:
+        found = next(_conversations(db, "AND c.id = ?", conversation_id), None)
+    if found is None:
+        raise ConversationNotFound(
+            f"There is no conversation {conversation_id}. `medusa-chat history list` shows those there are."
+        )
+    return found
+
+
+def _record(row: Sequence[Any]) -> ConversationRecord:
+    id, title, model, system, created_at, updated_at, pinned = row
+    return ConversationRecord(id, clean_title(title), model, system, created_at, updated_at, bool(pinned))
+
+
+def _change(db: sqlite3.Connection, conversation_id: int, assignment: str, *values: object) -> None:
+    changed = db.execute(f"UPDATE conversation SET {assignment} WHERE id = ?", (*values, conversation_id))
+    if changed.rowcount == 0:
+        raise ConversationNotFound(f"There is no conversation {conversation_id} any more.")
+
+
+def _name_after_exchange(db: sqlite3.Connection, conversation_id: int) -> None:
+    """Unless the user has given a title: one that isn't what the question alone gives is theirs."""
+    first = db.execute(
+        "SELECT role, content FROM message WHERE conversation_id = ? ORDER BY id LIMIT 3", (conversation_id,)
+    ).fetchall()
+    if len(first) > 2 or first[0][0] != "user":
+        return
+    question, answer = first[0][1], first[1][1] if len(first) > 1 else ""
+    db.execute(
+        "UPDATE conversation SET title = ? WHERE id = ? AND title IN ('', ?)",
+        (title_of(question, answer), conversation_id, title_of(question)),
+    )
