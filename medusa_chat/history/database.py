@@ -14,7 +14,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from medusa_chat import paths
-from medusa_chat.errors import HistoryError
+from medusa_chat.errors import DatabaseDamaged, HistoryError
 from medusa_chat.history import schema
 
 _BUSY_SECONDS = 5.0
@@ -62,7 +62,7 @@ class Database:
             if isinstance(error, sqlite3.Error) and _is_unwritable(error):
                 self._forget_connection()  # one opened anew finds out when that is over
             if isinstance(error, sqlite3.Error) and _is_damage(error):
-                raise HistoryError(self._set_aside()) from error
+                raise DatabaseDamaged(self._set_aside()) from error
             raise HistoryError(_sentence(self._path, error)) from error
 
     def _forget_connection(self) -> None:

@@ -19,6 +19,22 @@ class Excerpt:
     text: str
     matches: tuple[tuple[int, int], ...] = ()
 
+    def around_first_match(self, length: int) -> Excerpt:
+        """At most about so many characters: a word may be as long as it likes."""
+        if len(self.text) <= length:
+            return self
+        first = self.matches[0][0] if self.matches else 0
+        start = max(min(first - length // 4, len(self.text) - length), 0)
+        before = "…" if start else ""
+        shift = len(before) - start
+        matches = tuple(
+            (max(begin + shift, len(before)), min(end, start + length) + shift)
+            for begin, end in self.matches
+            if start < end and begin < start + length
+        )
+        after = "…" if start + length < len(self.text) else ""
+        return Excerpt(f"{before}{self.text[start : start + length]}{after}", matches)
+
 
 def read_excerpt(marked: str) -> Excerpt:
     """The excerpt that SQLite's snippet() or highlight() has marked with BEGIN and END."""
