@@ -16,10 +16,11 @@ from medusa_chat.app.conversation import Turn
 from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
 
 # Laying out costs more with each turn on the screen: hundreds would make typing lag.
-_TURNS_AT_ONCE = 20
-_MOST_TURNS = 60
+_MOST_TURNS = 40
+_TURNS_OPENED = 20
+_TURNS_AT_FIRST = 6  # fill the screen; the others opened come while these are read
+_TURNS_A_GROWTH = 7
 _TURNS_BEFORE_FOUND = 4
-_LINES_TO_EDGE = 3
 
 
 class ChatView(VerticalScroll):
@@ -64,17 +65,17 @@ class ChatView(VerticalScroll):
     async def show_turns(self, turns: Sequence[Turn], found: Turn | None = None) -> None:
         """Shows the end of a conversation, or the part where a turn is that was looked for."""
         await self._empty()
-        end = len(turns)
+        start, end = max(len(turns) - _TURNS_AT_FIRST, 0), len(turns)
         if found is not None:
-            end = min(turns.index(found) - _TURNS_BEFORE_FOUND + _TURNS_AT_ONCE, end)
-        start = max(end - _TURNS_AT_ONCE, 0)
+            start = max(turns.index(found) - _TURNS_BEFORE_FOUND, 0)
+            end = min(start + _TURNS_OPENED, end)
         self._before, self._after = list(turns[:start]), list(turns[end:])
         await self.turns.mount_all(map(_widget, turns[start:end]))
         if found is None:
             self.anchor()
         else:
             self._point_at(found)
-        self.call_after_refresh(self._grow_if_unscrollable)
+        self.call_after_refresh(self._grow_if_few)
 
     async def notice(self, text: str, *, is_error: bool = False, before: Widget | None = None) -> None:
         """Says one sentence after the turns, or before one of them. A greeting stays above it."""
@@ -106,13 +107,14 @@ class ChatView(VerticalScroll):
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
-        if new_value < old_value and new_value <= _LINES_TO_EDGE:
+        page = self.size.height  # ahead of the edge, so that one scrolls on without a stop
+        if new_value < old_value and new_value <= page:
             self._grow_upwards()
-        elif new_value > old_value and new_value >= self.max_scroll_y - _LINES_TO_EDGE:
+        elif new_value > old_value and new_value >= self.max_scroll_y - page:
             self._grow_downwards()
 
-    def _grow_if_unscrollable(self) -> None:
-        if self.max_scroll_y == 0:
+    def _grow_if_few(self) -> None:
+        if len(self._turn_widgets) < _TURNS_OPENED or self.max_scroll_y == 0:
             self._grow_upwards()
 
     def _grow_upwards(self) -> None:
@@ -128,21 +130,22 @@ class ChatView(VerticalScroll):
             self.anchor()
 
     async def _mount_earlier(self) -> None:
-        earlier = self._before[-_TURNS_AT_ONCE:]
-        del self._before[-_TURNS_AT_ONCE:]
+        earlier = self._before[-_TURNS_A_GROWTH:]
+        del self._before[-_TURNS_A_GROWTH:]
         self._lines_below = round(self.virtual_size.height - self.scroll_y)
-        await self.turns.mount_all(map(_widget, earlier), before=0)
+        if earlier:
+            await self.turns.mount_all(map(_widget, earlier), before=0)
         self.call_after_refresh(self._settle_upwards)
 
     async def _settle_upwards(self) -> None:
         self._lines_below = None
         await self._drop_newest()
         self._is_growing = False
-        self._grow_if_unscrollable()
+        self._grow_if_few()
 
     async def _mount_later(self) -> None:
-        later = self._after[:_TURNS_AT_ONCE]
-        del self._after[:_TURNS_AT_ONCE]
+        later = self._after[:_TURNS_A_GROWTH]
+        del self._after[:_TURNS_A_GROWTH]
         await self.turns.mount_all(map(_widget, later))
         self.call_after_refresh(self._settle_downwards)
 

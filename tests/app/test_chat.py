@@ -223,7 +223,7 @@ async def test_continue_with_a_long_conversation_shows_its_end_and_sends_it_all(
         history.add(conversation, "assistant", f"answer {number}")
     async with open_chat(resume=True, history=history) as chat:
         await chat.until(lambda: chat.questions)
-        assert chat.questions[0] == "question 15"
+        await chat.until(lambda: chat.questions[0] == "question 15")
         assert len(chat.questions) == len(chat.replies) == 10
         await chat.send("roles")
         await chat.answered()

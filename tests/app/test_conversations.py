@@ -125,7 +125,7 @@ async def test_search_over_titles_and_text_highlights_and_opens_at_the_message(
         await chat.answered()
         assert chat.questions[-1] == "roles"
         assert "And number 29?" in chat.questions
-        await chat.until(lambda: "roles: " in chat.screen())
+        await chat.until(lambda: chat.view.scroll_y == chat.view.max_scroll_y)
 
 
 @pytest.mark.parametrize("text", ['"', "sea OR", "NEAR(", "*", "title:sea", "-sea", "xyzzy", "[bold]"])
@@ -302,17 +302,19 @@ def long_tale() -> History:
     conversation = history.create("m")
     for number in range(250):
         history.add(conversation, "user", f"question {number}")
-        history.add(conversation, "assistant", f"answer {number}\n\n- one\n- two")
+        history.add(conversation, "assistant", f"answer {number}")
     return history
 
 
 async def test_long_conversation_is_mounted_as_one_scrolls(open_chat: OpenChat, long_tale: History) -> None:
     async with open_chat(size=(100, 30), resume=True, history=long_tale) as chat:
         await chat.until(lambda: chat.questions)
-        assert (chat.questions[0], len(chat.questions)) == ("question 240", 10)
+        assert chat.questions[-1] == "question 249"
+        await chat.until(lambda: chat.questions[0] == "question 240")
+        assert len(chat.questions) == len(chat.replies) == 10
         most = 0
         for _ in range(300):
-            if chat.questions[0] == "question 200":
+            if int(_numbers(chat.questions[0])[0]) < 215:
                 break
             seen = chat.screen()
             await chat.press("pageup")
@@ -321,12 +323,12 @@ async def test_long_conversation_is_mounted_as_one_scrolls(open_chat: OpenChat, 
             numbers = [int(word) for word in _numbers(seen)]
             after = [int(word) for word in _numbers(chat.screen())]
             assert min(after) >= min(numbers) - 12  # what comes follows what was seen
-        assert chat.questions[0] == "question 200"
-        assert most <= 40
+        assert int(_numbers(chat.questions[0])[0]) < 215
+        assert most <= 27
         while chat.questions[-1] != "question 249" or chat.view.scroll_y < chat.view.max_scroll_y:
             await chat.press("pagedown")
             await chat.until(lambda: not chat.view._is_growing)
-        assert len(chat.questions) <= 40
+        assert len(chat.questions) <= 27
         await chat.send("roles")
         await chat.answered()
         assert chat.replies[-1].startswith("roles: user=question 0, assistant=answer 0")
