@@ -186,7 +186,7 @@ class Sidebar(Vertical):
         event.stop()
         before, place = self._highlighted_id, self.titles.highlighted or 0
         self._rows = event.rows
-        self.empty.update(Content(_nothing(event.query)))
+        self.empty.update(Content("" if event.rows else _nothing(event.query)))
         self.empty.display = not event.rows
         self.titles.display = bool(event.rows)
         self._fill(before or self._open_id, place)

@@ -128,7 +128,7 @@ async def test_search_over_titles_and_text_highlights_and_opens_at_the_message(
         await chat.until(lambda: chat.view.scroll_y == chat.view.max_scroll_y)
 
 
-@pytest.mark.parametrize("text", ['"', "sea OR", "NEAR(", "*", "title:sea", "-sea", "xyzzy", "[bold]"])
+@pytest.mark.parametrize("text", ['"', "sea OR", "NEAR(", "*", "title:sea", "-xyzzy", "[bold]"])
 async def test_search_takes_any_text(open_chat: OpenChat, tales: History, text: str) -> None:
     async with open_chat(history=tales) as chat:
         await chat.send(f"/search {text}")
