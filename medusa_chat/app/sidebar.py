@@ -24,12 +24,20 @@ from medusa_chat.history import ConversationRecord, History, SearchHit
 from medusa_chat.history.export import ExportFormat
 
 _ROWS_AT_ONCE = 100
+_SCROLLBAR_CELLS = 1
+_LEAST_CELLS = 16
 
 
 class SearchBox(Input):
     """Down goes to what was found."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("down", "app.focus_next", show=False)]
+
+
+class Titles(OptionList):
+    """The footer says what Enter does."""
+
+    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "Open", key_display="Enter")]
 
 
 class Sidebar(Vertical):
@@ -39,7 +47,6 @@ class Sidebar(Vertical):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "choose", "Open", key_display="Enter"),
         Binding("slash", "search", "Search", key_display="/"),
         Binding("r", "rename", "Rename", key_display="R"),
         Binding("p", "pin", "Pin", key_display="P"),
@@ -104,7 +111,7 @@ class Sidebar(Vertical):
         self._num_wanted = _ROWS_AT_ONCE
         self._open_id: int | None = None
         self.search_box = SearchBox(placeholder="Search titles and text", compact=True)
-        self.titles = OptionList(markup=False, compact=True)
+        self.titles = Titles(markup=False, compact=True)
         self.empty = Static(markup=False)
         self.status = Static(markup=False, id="sidebar-status")
 
@@ -213,7 +220,8 @@ class Sidebar(Vertical):
             self.refresh_rows()  # another instance has deleted it
 
     def _options(self) -> list[Option]:
-        now, width = time.time(), max(self.titles.scrollable_content_region.width, 20)
+        # Not of the list itself, which has no width while there is nothing in it.
+        now, width = time.time(), max(self.content_size.width - _SCROLLBAR_CELLS, _LEAST_CELLS)
         options = []
         for row in self._rows:
             record = conversation_of(row)
@@ -261,14 +269,14 @@ class Sidebar(Vertical):
     @on(OptionList.OptionSelected)
     def choose(self, event: Message) -> None:
         event.stop()
-        self.action_choose()
+        self._choose()
 
     @on(Input.Submitted)
     def choose_first(self, event: Message) -> None:
         event.stop()
-        self.action_choose()
+        self._choose()
 
-    def action_choose(self) -> None:
+    def _choose(self) -> None:
         if (row := self._row) is not None:
             found = row.message_id if isinstance(row, SearchHit) else None
             self.post_message(self.Opened(conversation_of(row).id, found))
