@@ -85,6 +85,20 @@ def test_search_finds_titles_first_and_each_conversation_once(path: Path) -> Non
     assert by_title not in [hit.conversation.id for hit in store.search("sea")]
 
 
+def test_search_finds_parts_of_sentences_without_spaces(path: Path) -> None:
+    store = History(path)
+    tides, percent = store.create("m"), store.create("m")
+    store.add(tides, "user", "请告诉我潮汐是什么？")
+    store.add(tides, "assistant", "潮汐是月球引力引起的海水涨落 (tides)。" + "海" * 200)
+    store.add(percent, "user", "100%_海")
+    (hit,) = store.search("月球 TIDES")
+    assert (hit.conversation.id, hit.role) == (tides, "assistant")
+    assert (_marked(hit.message) or "").startswith("潮汐是[月球]引力引起的海水涨落 ([tides])")
+    assert _marked(store.search("潮汐")[0].title) == "请告诉我[潮汐]是什么？"
+    assert [hit.conversation.id for hit in store.search("%_海")] == [percent]
+    assert store.search("水月") == ()
+
+
 def _marked(excerpt: Excerpt | None) -> str:
     """The excerpt with what matches in brackets."""
     text = excerpt.text if excerpt else ""

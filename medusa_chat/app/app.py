@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from textual import on
+from textual import on, work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -409,11 +409,11 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     @on(Sidebar.Opened)
     async def open_conversation(self, event: Sidebar.Opened) -> None:
         if event.conversation_id != self._conversation.id:
-            reading = self._read_conversation(event.conversation_id, event.message_id)
-            self.run_worker(reading, group="open", exclusive=True)
+            self._read_conversation(event.conversation_id, event.message_id)
         elif (turn := self._conversation.turn_stored_as(event.message_id)) and not self.chat.point_at(turn):
             await self.chat.show_turns(self._conversation.turns, turn)
 
+    @work(group="open", exclusive=True)
     async def _read_conversation(self, conversation_id: int, message_id: int | None) -> None:
         try:
             conversation = await asyncio.to_thread(load_conversation, self._history, conversation_id)

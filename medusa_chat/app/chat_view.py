@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from textual import work
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
@@ -120,15 +121,16 @@ class ChatView(VerticalScroll):
     def _grow_upwards(self) -> None:
         if self._before and not self._is_growing:
             self._is_growing = True
-            self.run_worker(self._mount_earlier(), group="grow")
+            self._mount_earlier()
 
     def _grow_downwards(self) -> None:
         if self._after and not self._is_growing:
             self._is_growing = True
-            self.run_worker(self._mount_later(), group="grow")
+            self._mount_later()
         elif not self._after and not self.is_anchored and self.scroll_y >= self.max_scroll_y:
             self.anchor()
 
+    @work(group="grow")
     async def _mount_earlier(self) -> None:
         earlier = self._before[-_TURNS_A_GROWTH:]
         del self._before[-_TURNS_A_GROWTH:]
@@ -143,6 +145,7 @@ class ChatView(VerticalScroll):
         self._is_growing = False
         self._grow_if_few()
 
+    @work(group="grow")
     async def _mount_later(self) -> None:
         later = self._after[:_TURNS_A_GROWTH]
         del self._after[:_TURNS_A_GROWTH]

@@ -7,7 +7,7 @@ import time
 from collections.abc import Callable
 from typing import ClassVar
 
-from textual import events, on
+from textual import events, on, work
 from textual.app import ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
@@ -173,8 +173,9 @@ class Sidebar(Vertical):
     def refresh_rows(self) -> None:
         """Reads them anew, where they are seen."""
         if self.display:
-            self.run_worker(self._list(self.search_box.value), group="list", exclusive=True)
+            self._list(self.search_box.value)
 
+    @work(group="list", exclusive=True)
     async def _list(self, query: str) -> None:
         try:
             rows = await asyncio.to_thread(self._read, query)
@@ -317,18 +318,16 @@ class Sidebar(Vertical):
             self._do(lambda: self._history.delete(record.id), done, self.Deleted(record))
 
     def action_undo(self) -> None:
-        self.run_worker(self._restore(), group="history")
+        self._restore()
 
     def action_export(self, form: ExportFormat) -> None:
         if (row := self._row) is not None:
-            self.run_worker(self._export(conversation_of(row).id, form), group="history")
+            self._export(conversation_of(row).id, form)
 
     # What they do to the history
 
-    def _do(self, change: Callable[[], None], done: str, news: Message | None = None) -> None:
-        self.run_worker(self._change(change, done, news), group="history")
-
-    async def _change(self, change: Callable[[], None], done: str, news: Message | None) -> None:
+    @work(group="history")
+    async def _do(self, change: Callable[[], None], done: str, news: Message | None = None) -> None:
         try:
             await asyncio.to_thread(change)
         except HistoryError as error:
@@ -338,6 +337,7 @@ class Sidebar(Vertical):
         if news is not None:
             self.post_message(news)
 
+    @work(group="history")
     async def _restore(self) -> None:
         try:
             record = await asyncio.to_thread(self._history.restore)
@@ -350,6 +350,7 @@ class Sidebar(Vertical):
             self.post_message(self.Changed(f"“{record.name}” is back."))
             self.post_message(self.Restored(record))
 
+    @work(group="history")
     async def _export(self, conversation_id: int, form: ExportFormat) -> None:
         try:
             path = await asyncio.to_thread(export_beside, self._history, conversation_id, form)

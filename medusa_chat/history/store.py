@@ -13,6 +13,7 @@ from medusa_chat.history.database import Database
 from medusa_chat.history.entries import ConversationRecord, MessageRecord, SearchHit
 from medusa_chat.history.excerpts import Excerpt, read_excerpt
 from medusa_chat.history.titles import clean_title, title_of
+from medusa_chat.history.unspaced import excerpt_around, has_unspaced, holds_all
 from medusa_chat.printable import printable
 from medusa_chat.records import Role
 
@@ -139,12 +140,17 @@ class History(Database):
 
         Hits in titles come first, then the best match first.
         """
-        pattern = _pattern(query)
-        if not pattern:
+        words = printable(query).split()
+        if not words:
             return ()
         with self._reading() as db:
-            hits = {hit.conversation.id: hit for hit in _title_hits(db, pattern, limit)}
-            for hit in _message_hits(db, pattern):
+            if has_unspaced(words):
+                in_titles, in_messages = _titles_holding(db, words, limit), _messages_holding(db, words)
+            else:
+                pattern = _pattern(words)
+                in_titles, in_messages = _title_hits(db, pattern, limit), _message_hits(db, pattern)
+            hits = {hit.conversation.id: hit for hit in in_titles}
+            for hit in in_messages:
                 known = hits.get(hit.conversation.id)
                 if known is None and len(hits) == limit:
                     break
@@ -156,10 +162,9 @@ class History(Database):
         return tuple(hits.values())
 
 
-def _pattern(query: str) -> str:
+def _pattern(words: Sequence[str]) -> str:
     """Each word quoted, so that no character of the user's is an operator of FTS5."""
-    words = ['"' + word.replace('"', '""') + '"' for word in printable(query).split()]
-    return " ".join(words) + "*" if words else ""
+    return " ".join('"' + word.replace('"', '""') + '"' for word in words) + "*"
 
 
 def _title_hits(db: sqlite3.Connection, pattern: str, limit: int) -> Iterator[SearchHit]:
@@ -184,6 +189,28 @@ def _message_hits(db: sqlite3.Connection, pattern: str) -> Iterator[SearchHit]:
     for id, role, excerpt, *rest in rows:
         conversation = _record(rest)
         yield SearchHit(conversation, Excerpt(conversation.name), read_excerpt(excerpt), id, role)
+
+
+def _titles_holding(db: sqlite3.Connection, words: Sequence[str], limit: int) -> Iterator[SearchHit]:
+    condition, values = holds_all("c.title", words)
+    for conversation in _conversations(
+        db, f"AND {condition} ORDER BY updated_at DESC LIMIT ?", *values, limit
+    ):
+        yield SearchHit(conversation, excerpt_around(conversation.title, words))
+
+
+def _messages_holding(db: sqlite3.Connection, words: Sequence[str]) -> Iterator[SearchHit]:
+    condition, values = holds_all("m.content", words)
+    rows = db.execute(
+        f"SELECT m.id, m.role, m.content, {_CONVERSATION} FROM message m "
+        "JOIN conversation c ON c.id = m.conversation_id "
+        f"WHERE {condition} AND c.deleted_at IS NULL ORDER BY m.id DESC",
+        values,
+    )
+    for id, role, content, *rest in rows:
+        conversation = _record(rest)
+        excerpt = excerpt_around(content, words)
+        yield SearchHit(conversation, Excerpt(conversation.name), excerpt, id, role)
 
 
 def _conversations(db: sqlite3.Connection, order: str, *values: object) -> Iterator[ConversationRecord]:
