@@ -174,7 +174,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     def _greeting(self) -> str:
         return {
             "loading": "The model is being loaded. Your first message waits for it.",
-            "ready": "Ask something. /help shows keys and commands.",
+            "ready": "Ask something. Ctrl+O opens earlier conversations, /help shows keys and commands.",
             "down": "No model is loaded.",
         }[self._phase]
 
@@ -359,7 +359,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     # Saving
 
     def _save_beside(self) -> None:
-        if not self._conversation.is_stored:
+        if self._recorder.has_unsaved or not self._conversation.is_stored:
             self.run_worker(self._save(), group="save")
 
     async def _save(self) -> None:

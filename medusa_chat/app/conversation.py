@@ -113,28 +113,44 @@ def load_conversation(history: History, conversation_id: int | None) -> Conversa
 
 
 class Recorder:
-    """Writes what of a conversation isn't stored yet. A save that failed is made up for by the next."""
+    """Writes what of conversations isn't stored yet. A save that failed is made up for by the next, also
+    when another conversation has been begun by then.
+    """
 
     def __init__(self, history: History) -> None:
         self._history = history
+        self._unsaved: dict[Conversation, str] = {}  # with the model each was asked
         self._lock = threading.Lock()
+
+    @property
+    def has_unsaved(self) -> bool:
+        """A conversation is waiting for a save that doesn't fail."""
+        return bool(self._unsaved)
 
     async def save(self, conversation: Conversation, model: str) -> None:
         """Raises HistoryError; what is not stored then stays marked so."""
         if not conversation.is_stored:
-            await asyncio.to_thread(self._write, conversation, model)
+            self._unsaved[conversation] = model
+        if self._unsaved:
+            await asyncio.to_thread(self._write_unsaved)
 
-    def _write(self, conversation: Conversation, model: str) -> None:
+    def _write_unsaved(self) -> None:
         # A thread's lock, not the loop's: a cancelled save goes on in its thread while the next begins.
         with self._lock:
-            try:
-                self._write_all(conversation, model)
-            except ConversationNotFound:  # deleted elsewhere, and still talked in here
-                conversation.forget_rows()
-                self._write_all(conversation, model)
-            except DatabaseDamaged:
-                conversation.forget_rows()
-                raise
+            for conversation, model in tuple(self._unsaved.items()):
+                if not conversation.is_stored:
+                    self._write(conversation, model)
+                self._unsaved.pop(conversation, None)
+
+    def _write(self, conversation: Conversation, model: str) -> None:
+        try:
+            self._write_all(conversation, model)
+        except ConversationNotFound:  # deleted elsewhere, and still talked in here
+            conversation.forget_rows()
+            self._write_all(conversation, model)
+        except DatabaseDamaged:
+            conversation.forget_rows()
+            raise
 
     def _write_all(self, conversation: Conversation, model: str) -> None:
         self._write_conversation(conversation, model)

@@ -4,23 +4,16 @@ from __future__ import annotations
 
 import sqlite3
 import time
-from collections.abc import Iterator, Sequence
-from typing import Any
 
 from medusa_chat.errors import ConversationNotFound, HistoryError
-from medusa_chat.history import excerpts
+from medusa_chat.history import rows, searching
 from medusa_chat.history.database import Database
 from medusa_chat.history.entries import ConversationRecord, MessageRecord, SearchHit
-from medusa_chat.history.excerpts import Excerpt, read_excerpt
 from medusa_chat.history.titles import clean_title, title_of
-from medusa_chat.history.unspaced import excerpt_around, has_unspaced, holds_all
 from medusa_chat.printable import printable
 from medusa_chat.records import Role
 
 SECONDS_TO_UNDO = 24 * 3600.0
-_EXCERPT_WORDS = 12
-_MOST_ID = 2**63 - 1  # of SQLite
-_CONVERSATION = "c.id, c.title, c.model, c.system, c.created_at, c.updated_at, c.pinned"
 
 
 class History(Database):
@@ -89,7 +82,7 @@ class History(Database):
     def delete(self, conversation_id: int) -> None:
         """Takes the conversation out of every list and search. `restore` brings it back until `purge`."""
         with self._writing() as db:
-            _find(db, conversation_id)
+            rows.find(db, conversation_id)
             _change(db, conversation_id, "deleted_at = ?", time.time())
 
     def restore(self) -> ConversationRecord | None:
@@ -101,7 +94,7 @@ class History(Database):
             if row is None:
                 return None
             _change(db, row[0], "deleted_at = NULL")
-            return _find(db, row[0])
+            return rows.find(db, row[0])
 
     def purge(self) -> None:
         """Removes for good what was deleted more than a day ago. Fails wherever nothing could be saved."""
@@ -113,27 +106,29 @@ class History(Database):
     def conversation(self, conversation_id: int) -> ConversationRecord:
         """The one of this id."""
         with self._reading() as db:
-            return _find(db, conversation_id)
+            return rows.find(db, conversation_id)
 
     def latest(self) -> ConversationRecord | None:
         """The conversation last written to, or None when there is none."""
         with self._reading() as db:
-            return next(_conversations(db, "ORDER BY updated_at DESC, id DESC LIMIT 1"), None)
+            return next(rows.conversations(db, "ORDER BY updated_at DESC, id DESC LIMIT 1"), None)
 
     def list(self, limit: int = 50) -> tuple[ConversationRecord, ...]:
         """Conversations: the pinned ones, then the others, each the last written to first."""
         with self._reading() as db:
-            return tuple(_conversations(db, "ORDER BY pinned DESC, updated_at DESC, id DESC LIMIT ?", limit))
+            return tuple(
+                rows.conversations(db, "ORDER BY pinned DESC, updated_at DESC, id DESC LIMIT ?", limit)
+            )
 
     def messages(self, conversation_id: int) -> tuple[MessageRecord, ...]:
         """The conversation's messages, oldest first."""
         with self._reading() as db:
-            rows = db.execute(
+            found = db.execute(
                 "SELECT id, role, content, partial, created_at FROM message "
                 "WHERE conversation_id = ? ORDER BY id",
                 (conversation_id,),
             ).fetchall()
-        return tuple(MessageRecord(id, role, text, bool(part), at) for id, role, text, part, at in rows)
+        return tuple(MessageRecord(id, role, text, bool(part), at) for id, role, text, part, at in found)
 
     def search(self, query: str, limit: int = 20) -> tuple[SearchHit, ...]:
         """Conversations whose title, or a message of which, holds every word; the last may be a start.
@@ -144,96 +139,7 @@ class History(Database):
         if not words:
             return ()
         with self._reading() as db:
-            if has_unspaced(words):
-                in_titles, in_messages = _titles_holding(db, words, limit), _messages_holding(db, words)
-            else:
-                pattern = _pattern(words)
-                in_titles, in_messages = _title_hits(db, pattern, limit), _message_hits(db, pattern)
-            hits = {hit.conversation.id: hit for hit in in_titles}
-            for hit in in_messages:
-                known = hits.get(hit.conversation.id)
-                if known is None and len(hits) == limit:
-                    break
-                if known is None or known.message is None:
-                    title = known.title if known else hit.title
-                    hits[hit.conversation.id] = SearchHit(
-                        hit.conversation, title, hit.message, hit.message_id, hit.role
-                    )
-        return tuple(hits.values())
-
-
-def _pattern(words: Sequence[str]) -> str:
-    """Each word quoted, so that no character of the user's is an operator of FTS5."""
-    return " ".join('"' + word.replace('"', '""') + '"' for word in words) + "*"
-
-
-def _title_hits(db: sqlite3.Connection, pattern: str, limit: int) -> Iterator[SearchHit]:
-    rows = db.execute(
-        f"SELECT highlight(title_text, 0, ?, ?), {_CONVERSATION} "
-        "FROM title_text JOIN conversation c ON c.id = title_text.rowid "
-        "WHERE title_text MATCH ? AND c.deleted_at IS NULL ORDER BY rank LIMIT ?",
-        (excerpts.BEGIN, excerpts.END, pattern, limit),
-    )
-    for title, *conversation in rows:
-        yield SearchHit(_record(conversation), read_excerpt(title))
-
-
-def _message_hits(db: sqlite3.Connection, pattern: str) -> Iterator[SearchHit]:
-    rows = db.execute(
-        f"SELECT m.id, m.role, snippet(message_text, 0, ?, ?, '…', {_EXCERPT_WORDS}), {_CONVERSATION} "
-        "FROM message_text JOIN message m ON m.id = message_text.rowid "
-        "JOIN conversation c ON c.id = m.conversation_id "
-        "WHERE message_text MATCH ? AND c.deleted_at IS NULL ORDER BY rank",
-        (excerpts.BEGIN, excerpts.END, pattern),
-    )
-    for id, role, excerpt, *rest in rows:
-        conversation = _record(rest)
-        yield SearchHit(conversation, Excerpt(conversation.name), read_excerpt(excerpt), id, role)
-
-
-def _titles_holding(db: sqlite3.Connection, words: Sequence[str], limit: int) -> Iterator[SearchHit]:
-    condition, values = holds_all("c.title", words)
-    for conversation in _conversations(
-        db, f"AND {condition} ORDER BY updated_at DESC LIMIT ?", *values, limit
-    ):
-        yield SearchHit(conversation, excerpt_around(conversation.title, words))
-
-
-def _messages_holding(db: sqlite3.Connection, words: Sequence[str]) -> Iterator[SearchHit]:
-    condition, values = holds_all("m.content", words)
-    rows = db.execute(
-        f"SELECT m.id, m.role, m.content, {_CONVERSATION} FROM message m "
-        "JOIN conversation c ON c.id = m.conversation_id "
-        f"WHERE {condition} AND c.deleted_at IS NULL ORDER BY m.id DESC",
-        values,
-    )
-    for id, role, content, *rest in rows:
-        conversation = _record(rest)
-        excerpt = excerpt_around(content, words)
-        yield SearchHit(conversation, Excerpt(conversation.name), excerpt, id, role)
-
-
-def _conversations(db: sqlite3.Connection, order: str, *values: object) -> Iterator[ConversationRecord]:
-    rows = db.execute(
-        f"SELECT {_CONVERSATION} FROM conversation c WHERE deleted_at IS NULL {order}", values
-    ).fetchall()
-    return map(_record, rows)
-
-
-def _find(db: sqlite3.Connection, conversation_id: int) -> ConversationRecord:
-    found = None
-    if 0 < conversation_id <= _MOST_ID:
-        found = next(_conversations(db, "AND c.id = ?", conversation_id), None)
-    if found is None:
-        raise ConversationNotFound(
-            f"There is no conversation {conversation_id}. `medusa-chat history list` shows those there are."
-        )
-    return found
-
-
-def _record(row: Sequence[Any]) -> ConversationRecord:
-    id, title, model, system, created_at, updated_at, pinned = row
-    return ConversationRecord(id, clean_title(title), model, system, created_at, updated_at, bool(pinned))
+            return searching.search(db, words, limit)
 
 
 def _change(db: sqlite3.Connection, conversation_id: int, assignment: str, *values: object) -> None:

@@ -411,6 +411,22 @@ async def test_full_disk_is_told_and_made_up_for(open_chat: OpenChat) -> None:
         assert len(history.messages(1)) == 2
 
 
+async def test_conversation_left_while_the_disk_was_full_is_saved_later(open_chat: OpenChat) -> None:
+    history = History()
+    async with open_chat(history=history) as chat:
+        await chat.until(lambda: history.list() == ())
+        assert history._connection is not None
+        history._connection.execute("PRAGMA max_page_count = 1")
+        await chat.send("much " * 4000 + "roles")
+        await chat.answered()
+        assert "the disk is full" in chat.notices[0]
+        await chat.press("ctrl+n")
+        await chat.until(lambda: chat.questions == [])
+        history._connection.execute("PRAGMA max_page_count = 1000000")
+        await chat.until(lambda: history.list(), seconds=3)
+        await chat.until(lambda: len(history.messages(1)) == 2)
+
+
 def test_ages() -> None:
     now = 1_700_000_000.0
     ages = (0, -5, 59, 60, 3599, 3600, DAY - 1, DAY, 6 * DAY, 500 * DAY)
