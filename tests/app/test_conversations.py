@@ -355,6 +355,23 @@ async def test_message_sent_while_scrolled_far_up_is_shown_at_the_end(
         await chat.until(lambda: chat.view.scroll_y == chat.view.max_scroll_y)
 
 
+async def test_reply_goes_on_while_one_scrolls_far_up(open_chat: OpenChat, long_tale: History) -> None:
+    async with open_chat(size=(100, 30), resume=True, history=long_tale) as chat:
+        await chat.until(lambda: chat.questions)
+        await chat.send("endless")
+        await chat.until(lambda: "word5 " in chat.replies[-1])
+        while int(_numbers(chat.questions[0])[0]) > 225:
+            await chat.press("pageup")
+            await chat.until(lambda: not chat.view._is_growing)
+        there = chat.view.scroll_y
+        await chat.until(lambda: "word200 " in chat.replies[-1])
+        assert chat.view.scroll_y == there
+        await chat.press("escape")
+        await chat.answered()
+        assert chat.questions[-1] == "endless"
+        await chat.until(lambda: long_tale.messages(1)[-1].content == chat.replies[-1])
+
+
 async def test_damaged_database_is_told_and_nothing_said_is_lost(open_chat: OpenChat) -> None:
     paths.data_dir().mkdir(parents=True)
     (paths.data_dir() / "history.db").write_bytes(b"nothing of the kind" * 100)
