@@ -109,6 +109,8 @@ class Sidebar(Vertical):
         super().__init__()
         self._history = history
         self._rows: tuple[Row, ...] = ()
+        self._listed_query = ""
+        self._is_choosing = False
         self._num_wanted = _ROWS_AT_ONCE
         self._open_id: int | None = None
         self.search_box = SearchBox(placeholder="Search titles and text", compact=True)
@@ -195,12 +197,20 @@ class Sidebar(Vertical):
     @on(Listed)
     def show_rows(self, event: Listed) -> None:
         event.stop()
-        before, place = self._highlighted_id, self.titles.highlighted or 0
-        self._rows = event.rows
+        highlighted = self._to_highlight(event.query)
+        self._rows, self._listed_query = event.rows, event.query
         self.empty.update(Content("" if event.rows else _nothing(event.query)))
         self.empty.display = not event.rows
         self.titles.display = bool(event.rows)
-        self._fill(before or self._open_id, place)
+        self._fill(*highlighted)
+        if self._is_choosing:
+            self._choose()
+
+    def _to_highlight(self, query: str) -> tuple[int | None, int]:
+        """A conversation, and a place for when it isn't there: as before, or where a new search begins."""
+        if query != self._listed_query:
+            return (None if query else self._open_id), 0
+        return self._highlighted_id or self._open_id, self.titles.highlighted or 0
 
     def _fill(self, highlighted_id: int | None, place: int) -> None:
         scroll = self.titles.scroll_y
@@ -258,6 +268,7 @@ class Sidebar(Vertical):
     def search(self, event: Input.Changed) -> None:
         event.stop()
         self._num_wanted = _ROWS_AT_ONCE
+        self._is_choosing = False
         self._say("")
         self.refresh_rows()
 
@@ -278,9 +289,13 @@ class Sidebar(Vertical):
     @on(Input.Submitted)
     def choose_first(self, event: Message) -> None:
         event.stop()
-        self._choose()
+        if self.search_box.value == self._listed_query:
+            self._choose()
+        else:
+            self._is_choosing = True  # once what has been typed last is found
 
     def _choose(self) -> None:
+        self._is_choosing = False
         if (row := self._row) is not None:
             found = row.message_id if isinstance(row, SearchHit) else None
             self.post_message(self.Opened(conversation_of(row).id, found))

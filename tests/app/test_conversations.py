@@ -128,6 +128,16 @@ async def test_search_over_titles_and_text_highlights_and_opens_at_the_message(
         await chat.until(lambda: chat.view.scroll_y == chat.view.max_scroll_y)
 
 
+async def test_enter_right_after_the_last_letter_opens_what_that_finds(
+    open_chat: OpenChat, tales: History
+) -> None:
+    async with open_chat(history=tales) as chat:
+        await chat.press("ctrl+o")
+        await listed(chat, "Plan", "What", "Why")
+        await chat.press("slash", *"moon", "enter")
+        await chat.until(lambda: chat.questions == ["Why are there tides?"])
+
+
 @pytest.mark.parametrize("text", ['"', "sea OR", "NEAR(", "*", "title:sea", "-xyzzy", "[bold]"])
 async def test_search_takes_any_text(open_chat: OpenChat, tales: History, text: str) -> None:
     async with open_chat(history=tales) as chat:
