@@ -438,10 +438,6 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         if not self._conversation.turns:
             self.post_message(Sidebar.Opened(event.record.id, None))
 
-    @on(Sidebar.Left)
-    def return_to_prompt(self) -> None:
-        self.prompt.focus()
-
     @on(Sidebar.Failed)
     async def bear_failed_history(self, event: Sidebar.Failed) -> None:
         if isinstance(event.error, DatabaseDamaged):

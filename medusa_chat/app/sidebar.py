@@ -36,9 +36,18 @@ class SearchBox(Input):
 
 
 class Titles(OptionList):
-    """The footer says what Enter does."""
+    """Both keys move the focus before anything typed after them is looked at: a letter does things here."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("enter", "select", "Open", key_display="Enter")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("enter", "select", "Open", key_display="Enter"),
+        Binding("slash", "search", "Search", key_display="/", priority=True),
+    ]
+
+    def action_select(self) -> None:
+        self.query_ancestor(Sidebar).choose()
+
+    def action_search(self) -> None:
+        self.screen.set_focus(self.query_ancestor(Sidebar).search_box)
 
 
 class Sidebar(Vertical):
@@ -48,7 +57,6 @@ class Sidebar(Vertical):
     """
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("slash", "search", "Search", key_display="/"),
         Binding("r", "rename", "Rename", key_display="R"),
         Binding("p", "pin", "Pin", key_display="P"),
         Binding("d,delete", "delete", "Delete", key_display="D"),
@@ -102,9 +110,6 @@ class Sidebar(Vertical):
             super().__init__()
             self.record = record
 
-    class Left(Message):
-        """The keys are the prompt's again."""
-
     def __init__(self, history: History) -> None:
         super().__init__()
         self._history = history
@@ -152,7 +157,7 @@ class Sidebar(Vertical):
     def _leave(self) -> None:
         self.remove_class("-over")
         self._say("")
-        self.post_message(self.Left())
+        self.screen.focus_next("Prompt")
 
     def on_show(self) -> None:
         self.refresh_rows()
@@ -204,7 +209,7 @@ class Sidebar(Vertical):
         self.titles.display = bool(event.rows)
         self._fill(*highlighted)
         if self._is_choosing:
-            self._choose()
+            self.choose()
 
     def _to_highlight(self, query: str) -> tuple[int | None, int]:
         """A conversation, and a place for when it isn't there: as before, or where a new search begins."""
@@ -281,28 +286,25 @@ class Sidebar(Vertical):
 
     # Keys
 
-    @on(OptionList.OptionSelected)
-    def choose(self, event: Message) -> None:
-        event.stop()
-        self._choose()
-
     @on(Input.Submitted)
     def choose_first(self, event: Message) -> None:
         event.stop()
         if self.search_box.value == self._listed_query:
-            self._choose()
+            self.choose()
         else:
             self._is_choosing = True  # once what has been typed last is found
 
-    def _choose(self) -> None:
+    def choose(self) -> None:
+        """Opens the conversation under the highlight."""
         self._is_choosing = False
         if (row := self._row) is not None:
             found = row.message_id if isinstance(row, SearchHit) else None
             self.post_message(self.Opened(conversation_of(row).id, found))
             self._leave()
 
-    def action_search(self) -> None:
-        self.search_box.focus()
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Nothing that was typed after the keys had gone back to the prompt."""
+        return self.has_focus_within
 
     def action_back(self) -> None:
         """Out of the search box, out of a search, out of the sidebar."""

@@ -138,6 +138,22 @@ async def test_enter_right_after_the_last_letter_opens_what_that_finds(
         await chat.until(lambda: chat.questions == ["Why are there tides?"])
 
 
+async def test_what_is_typed_ahead_does_nothing_to_conversations(open_chat: OpenChat, tales: History) -> None:
+    async with open_chat(history=tales) as chat:
+        await chat.press("ctrl+o")
+        await listed(chat, "Plan", "What", "Why")
+        for key in ("slash", *"dude"):
+            chat.app.simulate_key(key)
+        await chat.until(lambda: chat.app.sidebar.search_box.value == "dude")
+        await chat.press("escape")
+        await listed(chat, "Plan", "What", "Why")
+        for key in ("down", "enter", *"dude"):
+            chat.app.simulate_key(key)
+        await chat.until(lambda: chat.questions == ["What do jellyfish eat?"])
+        await chat.pilot.pause(0.2)
+        assert len(tales.list()) == 3
+
+
 @pytest.mark.parametrize("text", ['"', "sea OR", "NEAR(", "*", "title:sea", "-xyzzy", "[bold]"])
 async def test_search_takes_any_text(open_chat: OpenChat, tales: History, text: str) -> None:
     async with open_chat(history=tales) as chat:
