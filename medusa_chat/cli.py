@@ -19,6 +19,7 @@ from medusa_chat.commands.bench import bench
 from medusa_chat.commands.doctor import doctor
 from medusa_chat.commands.eval import evaluate
 from medusa_chat.commands.export import export
+from medusa_chat.commands.history import history
 from medusa_chat.commands.inspect import inspect
 from medusa_chat.commands.models import models
 from medusa_chat.commands.options import DeviceOption, DTypeOption, HeadsOption, ModelOption, QuantOption
@@ -34,6 +35,7 @@ for command in (say, models, pull, inspect, train, export, doctor):
     app.command()(command)
 app.command("eval")(evaluate)
 app.add_typer(bench)
+app.add_typer(history)
 
 
 @dataclass(slots=True)

@@ -9,6 +9,8 @@ MedusaError                 one sentence, shown as it is; exit status 1
 ├── OutOfMemory             what was asked for doesn't fit; says what would
 ├── PromptTooLong           one message alone exceeds the context
 ├── HistoryError            the conversation database can't be read or written
+│   ├── ConversationNotFound    there is none of this number, or not any more
+│   └── DatabaseDamaged     it has been kept aside, and the next use begins a fresh one
 └── EngineCrashed           the engine's process ended without being asked to
 """
 
@@ -49,6 +51,14 @@ class PromptTooLong(MedusaError):
 
 class HistoryError(MedusaError):
     """The conversation database can't be read or written."""
+
+
+class ConversationNotFound(HistoryError):
+    """There is no conversation of this number, or not any more."""
+
+
+class DatabaseDamaged(HistoryError):
+    """The conversation database has been kept aside, and the next use begins a fresh one."""
 
 
 class EngineCrashed(MedusaError):

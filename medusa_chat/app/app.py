@@ -7,7 +7,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import ClassVar, Literal
 
-from textual import on
+from textual import on, work
 from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal, Vertical
@@ -18,11 +18,13 @@ from medusa_chat.app import dials
 from medusa_chat.app.answer import Answer
 from medusa_chat.app.chat_view import ChatView
 from medusa_chat.app.commands import parse_command
-from medusa_chat.app.conversation import Conversation, Recorder, latest_conversation
+from medusa_chat.app.conversation import Conversation, Recorder, load_conversation
 from medusa_chat.app.engine_link import EngineLink
+from medusa_chat.app.exporting import export_beside, export_to
 from medusa_chat.app.help_screen import HelpScreen
 from medusa_chat.app.load_bar import LoadBar
 from medusa_chat.app.messages import (
+    ConversationRead,
     EngineReady,
     LoadFailed,
     LoadProgressed,
@@ -33,10 +35,18 @@ from medusa_chat.app.messages import (
 from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.app.panel import Panel
 from medusa_chat.app.prompt import Prompt
+from medusa_chat.app.sidebar import Sidebar
 from medusa_chat.app.strip import StatusStrip
 from medusa_chat.app.turns import AssistantTurn, UserTurn
 from medusa_chat.engine.process import Engine
-from medusa_chat.errors import EngineCrashed, HistoryError, MedusaError, PromptTooLong, UsageError
+from medusa_chat.errors import (
+    DatabaseDamaged,
+    EngineCrashed,
+    HistoryError,
+    MedusaError,
+    PromptTooLong,
+    UsageError,
+)
 from medusa_chat.history import History
 from medusa_chat.printable import printable
 from medusa_chat.records import EngineInfo, LoadProgress, LoadRequest, SamplingOptions
@@ -56,7 +66,12 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     CSS_PATH = "app.tcss"
     TITLE = "medusa-chat"
-    HORIZONTAL_BREAKPOINTS = [(0, "-too-narrow"), (36, "-narrow"), (90, "-wide")]  # noqa: RUF012
+    HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012
+        (0, "-too-narrow"),
+        (36, "-narrow"),
+        (90, "-wide"),
+        (130, "-roomy"),
+    ]
     VERTICAL_BREAKPOINTS = [(0, "-too-short"), (10, "-short"), (36, "-tall")]  # noqa: RUF012
     # Priority: the prompt has the focus, and a text box has uses of its own for some of these keys.
     BINDINGS: ClassVar[list[BindingType]] = [
@@ -71,6 +86,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         Binding("f8", "acceptance", "Accept", key_display="F8", priority=True),
         Binding("f9", "drafting", "Draft", key_display="F9", priority=True),
         Binding("ctrl+n", "new", "New", priority=True),
+        Binding("ctrl+o", "conversations", "Chats", priority=True),
         Binding("ctrl+t", "light_or_dark", "Theme", priority=True),
         Binding("ctrl+q", "quit", "Quit", priority=True),
         Binding("ctrl+c", "help_quit", show=False, system=True),
@@ -101,7 +117,9 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self._answer: Answer | None = None
         self._plain = PlainReference()
         self._meter = ReplyMeter(self._plain)
-        self._is_new_wanted = False
+        # To be entered when the reply under way has ended, and which message of it to show.
+        self._next: tuple[Conversation, int | None] | None = None
+        self.sidebar = Sidebar(history)
         self.chat = ChatView()
         self.load_bar = LoadBar()
         self.strip = StatusStrip()
@@ -124,6 +142,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     def compose(self) -> ComposeResult:
         with Horizontal(id="room"):
+            yield self.sidebar
             with Vertical(id="talk"):
                 yield self.chat
                 yield self.load_bar
@@ -146,8 +165,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         # Only now, so that the engine's start doesn't compete with the first picture.
         self.call_after_refresh(self._load, self._request)
         self.set_interval(_SECONDS_BETWEEN_SAVES, self._save_beside)
-        if self._resume:
-            self.run_worker(self._continue_latest(), group="resume")
+        self.run_worker(self._open_history(), group="resume")
 
     async def on_unmount(self) -> None:
         await self._save()
@@ -156,7 +174,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     def _greeting(self) -> str:
         return {
             "loading": "The model is being loaded. Your first message waits for it.",
-            "ready": "Ask something. /help shows keys and commands.",
+            "ready": "Ask something. Ctrl+O opens earlier conversations, /help shows keys and commands.",
             "down": "No model is loaded.",
         }[self._phase]
 
@@ -252,11 +270,11 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self.prompt.hint(reason)
 
     async def _begin_answer(self, text: str) -> None:
-        self._conversation.add("user", text)
+        question = self._conversation.add("user", text)
         self._meter = ReplyMeter(self._plain)
         caption = "…" if self._phase == "ready" else "waiting for the model …"
         answer = self._answer = Answer(AssistantTurn(caption=caption), self._meter)
-        await self.chat.show(UserTurn(text), answer.widget)
+        await self.chat.show(UserTurn(question), answer.widget)
         self.chat.anchor()
         self.run_worker(self._save_then_ask(answer), group="ask")
 
@@ -294,6 +312,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         if text:
             if answer.turn is None:
                 answer.turn = self._conversation.add("assistant", "", partial=True)
+                answer.widget.turn = answer.turn
             answer.turn.content += printable(text)
             await answer.widget.feed(text)
         self._show_figures()
@@ -308,8 +327,8 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
             self._conversation.refuse_question()
         if event.error is not None:
             await self._say(str(event.error), is_error=True)
-        if self._is_new_wanted:
-            await self._begin_conversation()
+        if self._next is not None:
+            await self._enter(*self._next)
 
     async def _bear_crash(self, error: EngineCrashed) -> None:
         """Loads again. A question that got no word of an answer is asked once more."""
@@ -320,8 +339,8 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         else:
             await self._finish_answer()
         await self._say(f"{_sentence(error)} It is started again; the conversation is kept.", is_error=True)
-        if self._is_new_wanted:
-            await self._begin_conversation()
+        if self._next is not None:
+            await self._enter(*self._next)
         self._load(self._request)
 
     async def _finish_answer(self) -> None:
@@ -332,8 +351,8 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     async def _finish(self, answer: Answer) -> None:
         if answer.turn is not None:
-            answer.turn.partial = answer.was_cut
-            await answer.widget.finish(answer.turn.content, answer.caption())
+            answer.turn.partial, answer.turn.caption = answer.was_cut, answer.caption()
+            await answer.widget.finish(answer.turn.content, answer.turn.caption)
         elif answer.finish_reason is None:
             await answer.widget.remove()  # the notice of the error says it all
         else:
@@ -342,44 +361,110 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     # Saving
 
     def _save_beside(self) -> None:
-        if not self._conversation.is_stored:
+        if self._recorder.has_unsaved or not self._conversation.is_stored:
             self.run_worker(self._save(), group="save")
 
     async def _save(self) -> None:
         """What can't be saved now is saved by a later try; the user is told once of each change."""
+        conversation = self._conversation
+        was_listed = conversation.id is not None
         try:
-            await self._recorder.save(self._conversation, self._request.model)
+            await self._recorder.save(conversation, self._request.model)
         except HistoryError as error:
             await self._tell_saving_fails(error)
-        else:
-            if self._saving_fails and self._conversation.turns:
-                self._saving_fails = False
-                await self._say("The conversation is saved again.")
+            return
+        if self._saving_fails and conversation.turns:
+            self._saving_fails = False
+            await self._say("The conversation is saved again.")
+        if conversation.id is not None and not (was_listed and self.is_answering):
+            self.sidebar.mark_open(self._conversation.id)
 
     async def _tell_saving_fails(self, error: HistoryError) -> None:
         if not self._saving_fails:
             self._saving_fails = True
             await self._say(f"This conversation is not being saved. {error}", is_error=True)
 
+    # Conversations of earlier
+
+    async def _open_history(self) -> None:
+        """Goes on with the latest conversation, if wanted, and finds out at once whether any can be saved."""
+        if self._resume:
+            await self._continue_latest()
+        try:
+            await asyncio.to_thread(self._history.purge)
+        except DatabaseDamaged as error:
+            await self._say(str(error), is_error=True)
+        except HistoryError as error:
+            await self._tell_saving_fails(error)
+
     async def _continue_latest(self) -> None:
         try:
-            conversation = await asyncio.to_thread(latest_conversation, self._history)
+            conversation = await asyncio.to_thread(load_conversation, self._history, None)
         except HistoryError as error:
             await self._say(str(error), is_error=True)
             return
         if conversation is None:
             await self._say("There is no conversation to continue yet.")
         elif not self._conversation.turns:  # else the user was faster
-            self._conversation = conversation
-            await self.chat.show_turns(conversation.turns)
-            await self._warn_if_read_only()
+            await self._enter(conversation)
 
-    async def _warn_if_read_only(self) -> None:
-        """At once, not when the first message has been written."""
+    @on(Sidebar.Opened)
+    async def open_conversation(self, event: Sidebar.Opened) -> None:
+        if event.conversation_id != self._conversation.id:
+            self._read_conversation(event.conversation_id, event.message_id)
+        elif (turn := self._conversation.turn_stored_as(event.message_id)) and not self.chat.point_at(turn):
+            await self.chat.show_turns(self._conversation.turns, turn)
+
+    @work(group="open", exclusive=True)
+    async def _read_conversation(self, conversation_id: int, message_id: int | None) -> None:
         try:
-            await asyncio.to_thread(self._history.check_writable)
+            conversation = await asyncio.to_thread(load_conversation, self._history, conversation_id)
         except HistoryError as error:
-            await self._tell_saving_fails(error)
+            self.sidebar.post_message(Sidebar.Failed(error))
+            return
+        if conversation is not None:
+            self.post_message(ConversationRead(conversation, message_id))
+
+    @on(ConversationRead)
+    async def show_conversation(self, event: ConversationRead) -> None:
+        await self._change_to(event.conversation, event.message_id)
+
+    @on(Sidebar.Deleted)
+    async def leave_deleted(self, event: Sidebar.Deleted) -> None:
+        if event.record.id == self._conversation.id:
+            self._conversation.is_deleted = True
+            await self.action_new()
+
+    @on(Sidebar.Restored)
+    def come_back(self, event: Sidebar.Restored) -> None:
+        if not self._conversation.turns:
+            self.post_message(Sidebar.Opened(event.record.id, None))
+
+    @on(Sidebar.Failed)
+    async def bear_failed_history(self, event: Sidebar.Failed) -> None:
+        if isinstance(event.error, DatabaseDamaged):
+            self._conversation.forget_rows()
+            await self._say(str(event.error), is_error=True)
+
+    async def _change_to(self, conversation: Conversation, message_id: int | None = None) -> None:
+        """At once, or when the reply under way has ended: its last chunks must not land in another one."""
+        if self._answer is not None and self._answer.is_asked:
+            self._next = conversation, message_id
+            self._link.stop()
+        else:
+            await self._enter(conversation, message_id)
+
+    async def _enter(self, conversation: Conversation, message_id: int | None = None) -> None:
+        await self._save()
+        self._next = self._answer = None
+        self._conversation = conversation
+        self._meter = ReplyMeter(self._plain)
+        self._show_figures()
+        if conversation.turns:
+            await self.chat.show_turns(conversation.turns, conversation.turn_stored_as(message_id))
+        else:
+            await self.chat.greet(self._greeting)
+        self.sidebar.mark_open(conversation.id)
 
     # Keys
 
@@ -415,21 +500,10 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self.theme = _LIGHT if self.current_theme.dark else _DARK
 
     async def action_new(self) -> None:
-        if self._answer is not None and self._answer.is_asked:
-            # Its last chunks must not land in the new conversation.
-            self._is_new_wanted = True
-            self._link.stop()
-        else:
-            await self._begin_conversation()
+        await self._change_to(Conversation(self._conversation.system))
 
-    async def _begin_conversation(self) -> None:
-        await self._save()
-        self._is_new_wanted = False
-        self._answer = None
-        self._conversation = Conversation(self._conversation.system)
-        self._meter = ReplyMeter(self._plain)
-        self._show_figures()
-        await self.chat.greet(self._greeting)
+    def action_conversations(self) -> None:
+        self.sidebar.toggle()
 
     def _use(self, options: SamplingOptions) -> None:
         """From now on, the next step of a reply under way included."""
@@ -484,6 +558,28 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     def command_plain(self, _: str) -> None:
         self.action_drafting()
+
+    def command_search(self, text: str) -> None:
+        self.sidebar.search_for(text)
+
+    async def command_rename(self, title: str) -> None:
+        if not title:
+            raise UsageError("/rename takes a title.")
+        await asyncio.to_thread(self._history.rename, self._stored_id(), title)
+        self.sidebar.refresh_rows()
+
+    async def command_export(self, target: str) -> None:
+        await self._save()
+        if target:
+            path = await asyncio.to_thread(export_to, self._history, self._stored_id(), target)
+        else:
+            path = await asyncio.to_thread(export_beside, self._history, self._stored_id(), "markdown")
+        await self._say(f"Exported to {path}")
+
+    def _stored_id(self) -> int:
+        if self._conversation.id is None:
+            raise UsageError("There is nothing in this conversation yet.")
+        return self._conversation.id
 
     async def command_new(self, _: str) -> None:
         await self.action_new()

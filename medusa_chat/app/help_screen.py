@@ -24,6 +24,7 @@ _KEYS = (
     ("F8", "acceptance: exact or typical (lossy)"),
     ("F9", "drafting on or off"),
     ("Ctrl+N", "new conversation"),
+    ("Ctrl+O", "conversations: search, open, rename, pin, delete, export"),
     ("Ctrl+T", "light or dark"),
     ("Ctrl+Q", "quit"),
 )

@@ -1,9 +1,10 @@
-"""What the engine's link tells the app. Links post these and never touch a widget."""
+"""What the engine's link and other workers tell the app. They post these and never touch a widget."""
 
 from __future__ import annotations
 
 from textual.message import Message
 
+from medusa_chat.app.conversation import Conversation
 from medusa_chat.errors import MedusaError
 from medusa_chat.records import Chunk, EngineInfo, LoadProgress, LoadRequest, ReplyStarted
 
@@ -56,3 +57,12 @@ class ReplyEnded(Message):
     def __init__(self, error: MedusaError | None = None) -> None:
         super().__init__()
         self.error = error
+
+
+class ConversationRead(Message):
+    """A conversation of earlier is here; message_id: of its row that the user looks for."""
+
+    def __init__(self, conversation: Conversation, message_id: int | None) -> None:
+        super().__init__()
+        self.conversation = conversation
+        self.message_id = message_id

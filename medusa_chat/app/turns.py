@@ -8,6 +8,7 @@ from textual.content import Content
 from textual.widgets import Static
 from textual.widgets.markdown import MarkdownStream
 
+from medusa_chat.app.conversation import Turn
 from medusa_chat.app.safe_markdown import SafeMarkdown
 from medusa_chat.printable import printable
 
@@ -15,8 +16,9 @@ from medusa_chat.printable import printable
 class UserTurn(Static):
     """A message of the user, as typed."""
 
-    def __init__(self, text: str) -> None:
-        super().__init__(Content(printable(text)), markup=False)
+    def __init__(self, turn: Turn) -> None:
+        super().__init__(Content(printable(turn.content)), markup=False)
+        self.turn = turn
 
 
 class Notice(Static):
@@ -27,10 +29,16 @@ class Notice(Static):
 
 
 class AssistantTurn(Vertical):
-    """A reply: Markdown that grows while it streams, and a caption below."""
+    """A reply: Markdown that grows while it streams, and a caption below.
 
-    def __init__(self, text: str = "", caption: str = "") -> None:
+    turn: what it shows; None until the first text arrives. is_settled: it doesn't change any more.
+    """
+
+    def __init__(self, turn: Turn | None = None, caption: str = "") -> None:
         super().__init__()
+        self.turn = turn
+        self.is_settled = turn is not None
+        text = turn.content if turn else ""
         self._markdown = SafeMarkdown(printable(text) or None)
         self._caption = Static(Content(caption), markup=False, classes="caption")
         self._stream: MarkdownStream | None = None
@@ -53,6 +61,7 @@ class AssistantTurn(Vertical):
             self._stream = None
         await self._markdown.update(printable(text))
         self.show_caption(caption)
+        self.is_settled = True
 
     def show_caption(self, caption: str) -> None:
         self._caption.update(Content(caption))

@@ -1,0 +1,54 @@
+"""The tables. Append only: a database knows by user_version how many MIGRATIONS it has been through."""
+
+from __future__ import annotations
+
+MIGRATIONS: tuple[tuple[str, ...], ...] = (
+    (
+        """CREATE TABLE conversation (
+            id INTEGER PRIMARY KEY,
+            title TEXT NOT NULL DEFAULT '',
+            model TEXT NOT NULL,
+            system TEXT,
+            created_at REAL NOT NULL,
+            updated_at REAL NOT NULL
+        )""",
+        """CREATE TABLE message (
+            id INTEGER PRIMARY KEY AUTOINCREMENT,
+            conversation_id INTEGER NOT NULL REFERENCES conversation(id) ON DELETE CASCADE,
+            role TEXT NOT NULL,
+            content TEXT NOT NULL,
+            partial INTEGER NOT NULL DEFAULT 0,
+            created_at REAL NOT NULL
+        )""",
+        "CREATE INDEX message_by_conversation ON message(conversation_id, id)",
+        "CREATE INDEX conversation_by_update ON conversation(updated_at)",
+        "CREATE VIRTUAL TABLE message_text USING fts5(content, content='message', content_rowid='id')",
+        """CREATE TRIGGER message_inserted AFTER INSERT ON message BEGIN
+            INSERT INTO message_text(rowid, content) VALUES (new.id, new.content);
+        END""",
+        """CREATE TRIGGER message_deleted AFTER DELETE ON message BEGIN
+            INSERT INTO message_text(message_text, rowid, content) VALUES ('delete', old.id, old.content);
+        END""",
+        """CREATE TRIGGER message_updated AFTER UPDATE OF content ON message BEGIN
+            INSERT INTO message_text(message_text, rowid, content) VALUES ('delete', old.id, old.content);
+            INSERT INTO message_text(rowid, content) VALUES (new.id, new.content);
+        END""",
+    ),
+    (
+        "ALTER TABLE conversation ADD COLUMN pinned INTEGER NOT NULL DEFAULT 0",
+        # Set while a deletion can still be undone.
+        "ALTER TABLE conversation ADD COLUMN deleted_at REAL",
+        "CREATE VIRTUAL TABLE title_text USING fts5(title, content='conversation', content_rowid='id')",
+        "INSERT INTO title_text(title_text) VALUES ('rebuild')",
+        """CREATE TRIGGER title_inserted AFTER INSERT ON conversation BEGIN
+            INSERT INTO title_text(rowid, title) VALUES (new.id, new.title);
+        END""",
+        """CREATE TRIGGER title_deleted AFTER DELETE ON conversation BEGIN
+            INSERT INTO title_text(title_text, rowid, title) VALUES ('delete', old.id, old.title);
+        END""",
+        """CREATE TRIGGER title_updated AFTER UPDATE OF title ON conversation BEGIN
+            INSERT INTO title_text(title_text, rowid, title) VALUES ('delete', old.id, old.title);
+            INSERT INTO title_text(rowid, title) VALUES (new.id, new.title);
+        END""",
+    ),
+)
