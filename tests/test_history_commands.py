@@ -108,7 +108,6 @@ def test_export_overwrites_nothing_and_says_where_it_cannot_write(
 
 def test_damaged_and_newer_databases_are_told(capsys: pytest.CaptureFixture[str]) -> None:
     database = paths.data_dir() / "history.db"
-    History().list()
     store = History()
     store._open().execute("PRAGMA user_version = 99")
     store.close()

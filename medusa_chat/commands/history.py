@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
+from contextlib import closing
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
@@ -32,7 +33,8 @@ def list_conversations(limit: LimitOption = 50, as_json: JsonOption = False) -> 
     from medusa_chat.history import History
     from medusa_chat.history.export import summary
 
-    records = History().list(limit)
+    with closing(History()) as store:
+        records = store.list(limit)
     if as_json:
         print(json.dumps([summary(record) for record in records], indent=2))
     elif not records:
@@ -58,7 +60,8 @@ def search_conversations(
     """Find conversations by their titles and by all that was said in them."""
     from medusa_chat.history import History
 
-    hits = History().search(" ".join(words), limit)
+    with closing(History()) as store:
+        hits = store.search(" ".join(words), limit)
     if as_json:
         print(json.dumps([_describe(hit) for hit in hits], indent=2))
         return
@@ -98,8 +101,8 @@ def _form_of(out: Path | None) -> Literal["markdown", "json"]:
 def _read(id: int) -> tuple[ConversationRecord, tuple[MessageRecord, ...]]:
     from medusa_chat.history import History
 
-    store = History()
-    return store.conversation(id), store.messages(id)
+    with closing(History()) as store:
+        return store.conversation(id), store.messages(id)
 
 
 def _line(record: ConversationRecord, title: str) -> str:
