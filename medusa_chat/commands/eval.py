@@ -15,6 +15,7 @@ from medusa_chat.commands.options import (
     DTypeOption,
     HeadsOption,
     JsonOption,
+    ModelArgument,
     QuantOption,
     print_remarks,
 )
@@ -33,7 +34,7 @@ _BAR = 40  # characters of the longest bar
 
 
 def evaluate(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model `models` lists, or a folder.")],
+    model: ModelArgument,
     heads: HeadsOption = None,
     prompts: Annotated[
         Path | None, typer.Option(metavar="FILE", help="JSONL of `turns` or `prompt`; its own without.")

@@ -9,13 +9,13 @@ from typing import Annotated
 
 import typer
 
-from medusa_chat.commands.options import HeadsOption
+from medusa_chat.commands.options import HeadsOption, ModelArgument
 from medusa_chat.commands.progress import shown_progress
 from medusa_chat.records import HeadFormat, LoadRequest
 
 
 def export(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model `models` lists, or a folder.")],
+    model: ModelArgument,
     form: Annotated[HeadFormat, typer.Option("--format", help="Whose format.")],
     out: Annotated[Path, typer.Option(metavar="FOLDER", help="Where to write; empty or new.")],
     heads: HeadsOption = None,

@@ -13,13 +13,15 @@ from medusa_chat.errors import UsageError
 from medusa_chat.printable import printable
 from medusa_chat.records import Device, DType, Quantization, SamplingOptions
 
-ModelOption = Annotated[
-    str | None, typer.Option("--model", metavar="NAME", help="A model `models` lists, or a folder.")
-]
+_MODEL = "A model `models` lists, a folder, or OWNER/NAME on the hub."
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
+ModelOption = Annotated[str | None, typer.Option("--model", metavar="NAME", help=_MODEL)]
 HeadsOption = Annotated[
     str | None,
     typer.Option(
-        "--heads", metavar="PATH", help="Medusa heads, a folder or a file, instead of the model's own."
+        "--heads",
+        metavar="PATH",
+        help="Medusa heads instead of the model's own: a folder, a file, hub:OWNER/NAME.",
     ),
 ]
 QuantOption = Annotated[Quantization | None, typer.Option("--quant", help="How the weights are held.")]

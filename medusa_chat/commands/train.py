@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medusa_chat.commands.eval import as_text, measure
-from medusa_chat.commands.options import DeviceOption, DTypeOption, QuantOption
+from medusa_chat.commands.options import DeviceOption, DTypeOption, ModelArgument, QuantOption
 from medusa_chat.commands.progress import shown_progress, training_progress
 from medusa_chat.records import LoadRequest
 from medusa_chat.training.recipe import LABELS, SELF_DISTILLED, BackboneLoss, HeadKind, Recipe
@@ -22,7 +22,7 @@ _ADAPTER_RECIPES = {"self-distilled": SELF_DISTILLED, "labels": LABELS}
 
 
 def train(
-    model: Annotated[str, typer.Argument(metavar="MODEL", help="A model `models` lists, or a folder.")],
+    model: ModelArgument,
     prompts: Annotated[
         Path | None,
         typer.Option(metavar="FILE", help="Users' messages to start from; the model writes its own without."),
