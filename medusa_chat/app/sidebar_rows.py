@@ -25,7 +25,7 @@ def row_content(row: Row, width: int, now: float, *, is_open: bool) -> Content:
     if row.message is None:
         return line
     excerpt = _marked(row.message.around_first_match(_EXCERPT_LENGTH))
-    return Content("\n").join([line, *excerpt.stylize_before("$foreground 60%").wrap(width)])
+    return Content("\n").join([line, *excerpt.stylize_before("dim").wrap(width)])
 
 
 def _title_line(
@@ -40,7 +40,8 @@ def _title_line(
     return Content.assemble(
         (mark, "$warning"),
         shown.truncate(room, ellipsis=True, pad=True),
-        (when.rjust(width - len(mark) - room), "$foreground 40%"),
+        # Not a colour of its own: the cursor's line has another ground.
+        (when.rjust(width - len(mark) - room), "dim"),
     )
 
 

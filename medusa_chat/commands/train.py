@@ -18,6 +18,8 @@ if TYPE_CHECKING:
     from medusa_chat.training.accuracy import HeadAccuracy
     from medusa_chat.training.quality import Quality
 
+# Of the closing look at the heads: a prompt of each kind; `eval` looks longer.
+_PROMPTS, _TOKENS = 9, 48
 _ADAPTER_RECIPES = {"self-distilled": SELF_DISTILLED, "labels": LABELS}
 
 
@@ -115,7 +117,8 @@ def train(
     with shown_progress(always=False) as on_progress:
         from medusa_chat.bench.speed import OWN_PROMPTS
 
-        report = measure(loaded, trained.heads, read_prompt_file(OWN_PROMPTS).prompts, on_progress)
+        own = read_prompt_file(OWN_PROMPTS).prompts
+        report = measure(loaded, trained.heads, own, on_progress, _PROMPTS, _TOKENS)
     print(as_text(report))
 
 

@@ -53,7 +53,7 @@ def test_it_trains_reports_and_says_how_to_chat(chatty: Path, capsys: pytest.Cap
     )
     # And what `eval` says of them.
     measured = "\n".join(lines[11:])
-    assert "chatty, path heads, 12 prompts" in measured
+    assert "chatty, path heads, 9 prompts" in measured
     assert [f"{size} " in measured for size in (4, 8, 16, 32, 64)] == [True] * 5
     assert "heads alone, by kind of prompt" in measured
     assert "dialogues 16/25" in err
