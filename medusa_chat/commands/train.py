@@ -15,6 +15,8 @@ from medusa_chat.records import LoadRequest
 from medusa_chat.training.recipe import LABELS, SELF_DISTILLED, BackboneLoss, HeadKind, Recipe
 
 if TYPE_CHECKING:
+    from medusa_chat.engine.opening import OpenModel
+    from medusa_chat.model.heads import MedusaHeads
     from medusa_chat.training.accuracy import HeadAccuracy
     from medusa_chat.training.quality import Quality
 
@@ -114,11 +116,16 @@ def train(
     if trained.quality is not None:
         _print_quality(trained.quality)
     print(f"The heads are in {out}. Chat with them: medusa-chat --model {model} --heads {out}\n", flush=True)
-    with shown_progress(always=False) as on_progress:
-        from medusa_chat.bench.speed import OWN_PROMPTS
+    _print_measured(loaded, trained.heads)
 
-        own = read_prompt_file(OWN_PROMPTS).prompts
-        report = measure(loaded, trained.heads, own, on_progress, _PROMPTS, _TOKENS)
+
+def _print_measured(model: OpenModel, heads: MedusaHeads) -> None:
+    from medusa_chat.bench.speed import OWN_PROMPTS
+    from medusa_chat.prompt_file import read_prompt_file
+
+    own = read_prompt_file(OWN_PROMPTS).prompts
+    with shown_progress(always=False) as on_progress:
+        report = measure(model, heads, own, on_progress, _PROMPTS, _TOKENS)
     print(as_text(report))
 
 
