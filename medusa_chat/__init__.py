@@ -33,13 +33,15 @@ def load(
     """
     from pathlib import Path
 
-    from medusa_chat.engine.opening import adopt_model, open_model
+    from medusa_chat.engine.opening import adopt_model, fetch, open_model
     from medusa_chat.engine.session import session_with
     from medusa_chat.records import LoadRequest
 
     folder = None if heads is None else str(heads)
     if isinstance(model, str | Path):
-        opened = open_model(LoadRequest(str(model), folder, quant, device, dtype), lambda progress: None)
+        request = LoadRequest(str(model), folder, quant, device, dtype)
+        fetch(request, lambda progress: None)
+        opened = open_model(request, lambda progress: None)
     else:
         opened = adopt_model(model, tokenizer)
     return session_with(opened, folder)

@@ -9,7 +9,7 @@ from typing import Any
 
 from transformers import AutoTokenizer
 
-from medusa_chat.checkpoints import ensure_heads, ensure_local, heads_are_here
+from medusa_chat.checkpoints import ensure_heads, ensure_local
 from medusa_chat.errors import CheckpointError, HeadsMismatch, UsageError
 from medusa_chat.model.adapter import ADAPTER_FOLDER, merge_adapter
 from medusa_chat.model.base import BaseModel
@@ -40,7 +40,6 @@ def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
     device = pick_device(request.device)
     folder = ensure_local(spec, on_progress)
     quantization = request.quantization or spec.quantization
-    _check_heads(spec, folder, request.heads)
     on_progress(LoadProgress(f"Loading {spec.name}"))
     base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device))
     return OpenModel(spec, base, load_tokenizer(spec, folder), quantization, folder)
@@ -59,16 +58,17 @@ def adopt_model(causal_lm: Any, tokenizer: Any) -> OpenModel:
 
 
 def fetch(request: LoadRequest, on_progress: OnProgress) -> None:
-    """Sees to it that model and heads are on this machine: before anything large is loaded, since fetching
-    may fail.
+    """Sees to it that model and heads are on this machine and go together as far as their headers tell,
+    before anything large is loaded for nothing.
 
     Raises a MedusaError whose text says what to do.
     """
     spec = resolve(request.model)
-    place = resolve_heads(spec, request.heads)
-    ensure_local(spec, on_progress)
+    resolve_heads(spec, request.heads)  # a malformed name fails before anything is fetched
+    folder = ensure_local(spec, on_progress)
+    place = heads_source(spec, folder, request.heads)
     if place is not None:
-        ensure_heads(place, on_progress)
+        _check_heads(spec, folder, ensure_heads(place, on_progress))
 
 
 def open_heads(model: OpenModel, asked: str | None) -> MedusaHeads | None:
@@ -98,12 +98,8 @@ def heads_source(spec: ModelSpec, base_folder: Path | None, asked: str | None) -
     return base_folder if base_folder is not None and holds_heads(base_folder) else None
 
 
-def _check_heads(spec: ModelSpec, base_folder: Path, asked: str | None) -> None:
-    """What their headers tell, before a large base is loaded for nothing; those still to be fetched wait."""
-    place = heads_source(spec, base_folder, asked)
-    if place is None or (isinstance(place, HubSource) and not heads_are_here(place)):
-        return
-    heads = outline_heads(ensure_heads(place, lambda progress: None))
+def _check_heads(spec: ModelSpec, base_folder: Path, source: Path) -> None:
+    heads = outline_heads(source)
     config = read_config(base_folder / CONFIG_FILE)
     if "hidden_size" in config and "vocab_size" in config:  # else the base itself will tell
         heads.check_sizes(config["hidden_size"], config["vocab_size"], spec.base)

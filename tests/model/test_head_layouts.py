@@ -284,7 +284,7 @@ def test_a_vocabulary_off_by_one_is_told_before_the_base_is_loaded(
     with pytest.raises(
         HeadsMismatch, match=f"The heads in {tmp_path}/heads/.* have a vocabulary of 65, but .* has 64"
     ):
-        open_model(LoadRequest(request.model, str(tmp_path / "heads")), lambda progress: None)
+        open_session(LoadRequest(request.model, str(tmp_path / "heads")), lambda progress: None)
 
 
 def _drop_shard(folder: Path) -> None:
@@ -330,6 +330,6 @@ def test_a_broken_b_is_named(tmp_path: Path, break_it: Callable[[Path], None], s
     write_b(tmp_path, BASE.causal_lm.state_dict(), KnownHeads.random(), "bin")
     break_it(tmp_path)
     with pytest.raises(MedusaError, match=sentence) as error:
-        open_heads(open_model(LoadRequest(str(tmp_path), device="cpu"), lambda progress: None), None)
+        open_session(LoadRequest(str(tmp_path), device="cpu"), lambda progress: None)
     assert str(tmp_path) in str(error.value)
     assert not (tmp_path / "exploded").exists()

@@ -75,6 +75,15 @@ def test_medusa2_reports_what_became_of_the_model(chatty: Path, capsys: pytest.C
     assert json.loads((folder / "config.json").read_text())["adapter"]
 
 
+def test_heads_that_the_registry_names_need_not_be_there_yet(chatty: Path, tmp_path: Path) -> None:
+    paths.config_dir().mkdir(parents=True)
+    entry = {"base": "mine", "quantization": "none", "folder": chatty, "heads": tmp_path / "heads"}
+    lines = ["[mine]", *(f'{key} = "{value}"' for key, value in entry.items())]
+    (paths.config_dir() / "models.toml").write_text("\n".join(lines))
+    assert train("mine", *SETTINGS, "--out", tmp_path / "heads") == 0
+    assert load_heads(tmp_path / "heads").num_heads == 5
+
+
 def test_prompts_are_used_and_broken_lines_named(
     chatty: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
