@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medusa_chat.app import figures
-from medusa_chat.app.conversation import Turn
+from medusa_chat.app.conversation import Conversation, Turn
 from medusa_chat.app.meter import ReplyMeter
 from medusa_chat.app.turns import AssistantTurn
-from medusa_chat.records import FinishReason
+from medusa_chat.printable import printable
+from medusa_chat.records import Chunk, FinishReason
 
 _ENDINGS: dict[FinishReason | None, str] = {
     None: "■ broken off",
@@ -31,6 +33,29 @@ class Answer:
     is_asked: bool = False
     is_second_try: bool = False
     finish_reason: FinishReason | None = None
+
+    async def grow(self, chunks: Sequence[Chunk], conversation: Conversation) -> None:
+        """Takes in what the engine has added. The first text adds a turn to the conversation."""
+        for chunk in chunks:
+            self.meter.add(chunk.step)
+            self.finish_reason = chunk.finish_reason or self.finish_reason
+        text = "".join(chunk.text for chunk in chunks)
+        if not text:
+            return
+        if self.turn is None:
+            self.turn = self.widget.turn = conversation.add("assistant", "", partial=True)
+        self.turn.content += printable(text)
+        await self.widget.feed(text)
+
+    async def finish(self) -> None:
+        """No more chunks come."""
+        if self.turn is not None:
+            self.turn.partial, self.turn.caption = self.was_cut, self.caption()
+            await self.widget.finish(self.turn.content, self.turn.caption)
+        elif self.finish_reason is None:
+            await self.widget.remove()  # the notice of the error says it all
+        else:
+            self.widget.show_caption(f"no text · {self.caption()}")
 
     @property
     def was_cut(self) -> bool:

@@ -24,29 +24,38 @@ from medusa_chat.records import Chunk, EngineInfo, LoadProgress, LoadRequest, Me
 _SECONDS_BETWEEN_CHUNKS = 1 / 15
 
 
+Post = Callable[[AppMessage], bool]  # the post_message of whoever asked
+
+
+@dataclass(frozen=True, slots=True)
+class _Load:
+    request: LoadRequest
+    post: Post
+
+
 @dataclass(frozen=True, slots=True)
 class _Question:
     messages: tuple[Message, ...]
     options: SamplingOptions
+    post: Post
 
 
 class EngineLink:
-    """Runs beside the screen as one task. Post is the app's post_message."""
+    """Runs beside the screen as one task, and answers each job to the widget it came from."""
 
-    def __init__(self, engine: Engine, post: Callable[[AppMessage], bool]) -> None:
+    def __init__(self, engine: Engine) -> None:
         self._engine = engine
-        self._post = post
-        self._jobs: asyncio.Queue[LoadRequest | _Question] = asyncio.Queue()
+        self._jobs: asyncio.Queue[_Load | _Question] = asyncio.Queue()
         self._chunks: list[Chunk] = []
         self._hand_over: asyncio.TimerHandle | None = None
 
-    def load(self, request: LoadRequest) -> None:
+    def load(self, request: LoadRequest, post: Post) -> None:
         """Answered by LoadProgressed…, then EngineReady or LoadFailed."""
-        self._jobs.put_nowait(request)
+        self._jobs.put_nowait(_Load(request, post))
 
-    def ask(self, messages: Sequence[Message], options: SamplingOptions) -> None:
+    def ask(self, messages: Sequence[Message], options: SamplingOptions, post: Post) -> None:
         """Answered by ReplyBegan, ReplyGrew…, ReplyEnded."""
-        self._jobs.put_nowait(_Question(tuple(messages), options))
+        self._jobs.put_nowait(_Question(tuple(messages), options, post))
 
     def set_options(self, options: SamplingOptions) -> None:
         self._engine.set_options(options)
@@ -58,45 +67,45 @@ class EngineLink:
         """Until cancelled. A reply is always read to its end, so that no chunk strays into the next."""
         while True:
             match await self._jobs.get():
-                case LoadRequest() as request:
-                    await self._load(request)
+                case _Load() as load:
+                    await self._load(load)
                 case _Question() as question:
                     await self._reply(question)
 
-    async def _load(self, request: LoadRequest) -> None:
+    async def _load(self, load: _Load) -> None:
         try:
-            async for item in self._engine.load(request):
+            async for item in self._engine.load(load.request):
                 match item:
                     case LoadProgress():
-                        self._post(LoadProgressed(item))
+                        load.post(LoadProgressed(item))
                     case EngineInfo():
-                        self._post(EngineReady(request, item))
+                        load.post(EngineReady(load.request, item))
         except MedusaError as error:
-            self._post(LoadFailed(request, error))
+            load.post(LoadFailed(load.request, error))
 
     async def _reply(self, question: _Question) -> None:
         failure: MedusaError | None = None
         try:
             async for item in self._engine.reply(question.messages, question.options):
                 if isinstance(item, Chunk):
-                    self._keep(item)
+                    self._keep(item, question.post)
                 else:
-                    self._post(ReplyBegan(item))
+                    question.post(ReplyBegan(item))
         except MedusaError as error:
             failure = error
-        self._hand_over_chunks()
-        self._post(ReplyEnded(failure))
+        self._hand_over_chunks(question.post)
+        question.post(ReplyEnded(failure))
 
-    def _keep(self, chunk: Chunk) -> None:
+    def _keep(self, chunk: Chunk, post: Post) -> None:
         self._chunks.append(chunk)
         if self._hand_over is None:
             loop = asyncio.get_running_loop()
-            self._hand_over = loop.call_later(_SECONDS_BETWEEN_CHUNKS, self._hand_over_chunks)
+            self._hand_over = loop.call_later(_SECONDS_BETWEEN_CHUNKS, self._hand_over_chunks, post)
 
-    def _hand_over_chunks(self) -> None:
+    def _hand_over_chunks(self, post: Post) -> None:
         if self._hand_over is not None:
             self._hand_over.cancel()
             self._hand_over = None
         if self._chunks:
-            self._post(ReplyGrew(tuple(self._chunks)))
+            post(ReplyGrew(tuple(self._chunks)))
             self._chunks.clear()

@@ -342,7 +342,7 @@ async def test_model_that_fails_to_load_gives_way_to_the_one_before(
     open_chat: OpenChat, tmp_path: Path
 ) -> None:
     async with open_chat() as chat:
-        chat.app._load(LoadRequest("too-big", quantization="8bit"))
+        chat.app.loader.load(LoadRequest("too-big", quantization="8bit"))
         await chat.until(lambda: chat.notices)
         assert "Going back to smollm2-135m" in chat.notices[0]
         await chat.ready()

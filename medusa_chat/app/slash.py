@@ -1,0 +1,99 @@
+"""What each slash command does. Its table stands in commands.py."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable
+from dataclasses import replace
+from typing import TYPE_CHECKING
+
+from medusa_chat import registry
+from medusa_chat.app import dials
+from medusa_chat.app.commands import parse_command
+from medusa_chat.app.exporting import export_beside, export_to
+from medusa_chat.errors import UsageError
+from medusa_chat.history import History
+
+if TYPE_CHECKING:
+    from medusa_chat.app.app import MedusaApp
+
+
+class SlashCommands:
+    """command_NAME answers /NAME, with the rest of the line as its argument."""
+
+    def __init__(self, app: MedusaApp, history: History) -> None:
+        self._app = app
+        self._talk = app.talk
+        self._history = history
+
+    async def obey(self, line: str) -> None:
+        """Raises a MedusaError that says why a command can't be followed."""
+        command, argument = parse_command(line)
+        run: Callable[[str], object] = getattr(self, f"command_{command.name}")
+        result = run(argument)
+        if asyncio.iscoroutine(result):
+            await result
+
+    def command_model(self, name: str) -> None:
+        if not name:
+            raise UsageError(f"/model takes a name: {', '.join(registry.load_registry())}; or a folder.")
+        registry.resolve(name)  # a slip of the pen must not cost the model that is loaded
+        self._talk.stop()
+        loader = self._app.loader
+        loader.load(replace(loader.request, model=name, heads=None))
+
+    async def command_system(self, text: str) -> None:
+        conversation = self._talk.conversation
+        if text:
+            conversation.system = text
+        system = conversation.system
+        await self._talk.say(
+            f"System prompt: {system}" if system else "There is no system prompt. /system TEXT sets one."
+        )
+
+    def command_set(self, argument: str) -> None:
+        name, value = [*argument.split(), "", ""][:2]
+        if not value:
+            raise UsageError("/set takes an option and a value, such as /set temperature 0.7.")
+        self._app.use(dials.set_option(self._talk.options, name, value))
+
+    def command_plain(self, _: str) -> None:
+        self._app.action_drafting()
+
+    def command_search(self, text: str) -> None:
+        self._app.sidebar.search_for(text)
+
+    async def command_rename(self, title: str) -> None:
+        if not title:
+            raise UsageError("/rename takes a title.")
+        await asyncio.to_thread(self._history.rename, self._stored_id(), title)
+        self._app.sidebar.refresh_rows()
+
+    async def command_export(self, target: str) -> None:
+        await self._talk.save()
+        if target:
+            path = await asyncio.to_thread(export_to, self._history, self._stored_id(), target)
+        else:
+            path = await asyncio.to_thread(export_beside, self._history, self._stored_id(), "markdown")
+        await self._talk.say(f"Exported to {path}")
+
+    def _stored_id(self) -> int:
+        conversation_id = self._talk.conversation.id
+        if conversation_id is None:
+            raise UsageError("There is nothing in this conversation yet.")
+        return conversation_id
+
+    async def command_new(self, _: str) -> None:
+        await self._talk.begin_another()
+
+    def command_retry(self, _: str) -> None:
+        loader = self._app.loader
+        if loader.phase != "down":
+            raise UsageError("The model is loaded already." if loader.phase == "ready" else "It is loading.")
+        loader.load(loader.request)
+
+    def command_help(self, _: str) -> None:
+        self._app.action_help()
+
+    async def command_quit(self, _: str) -> None:
+        await self._app.action_quit()
