@@ -22,8 +22,9 @@ _ENDINGS: dict[FinishReason | None, str] = {
 
 @dataclass(slots=True)
 class Answer:
-    """turn: None until the first text arrives. is_saved: the question is on disk, or can't be put there.
-    is_asked: the engine has the question. is_second_try: it had it once before, and crashed without a word.
+    """turn: None until the first text arrives, unless an earlier reply is gone on with. is_saved: the question
+    is on disk, or can't be put there. is_asked: the engine has the question. is_second_try: it had it once
+    before, and crashed without a word.
     """
 
     widget: AssistantTurn
@@ -33,6 +34,13 @@ class Answer:
     is_asked: bool = False
     is_second_try: bool = False
     finish_reason: FinishReason | None = None
+
+    async def begin(self) -> None:
+        """Shows what there is of a reply that is gone on with."""
+        if self.turn is not None:
+            self.turn.reopen()
+            self.widget.turn = self.turn
+            await self.widget.feed(self.turn.content)
 
     async def grow(self, chunks: Sequence[Chunk], conversation: Conversation) -> None:
         """Takes in what the engine has added. The first text adds a turn to the conversation."""

@@ -183,7 +183,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         except DatabaseDamaged as error:
             await self.talk.say(str(error), is_error=True)
         except HistoryError as error:
-            await self.talk.tell_saving_fails(error)
+            await self.talk.keeper.tell_failure(error)
 
     async def _continue_latest(self) -> None:
         try:

@@ -13,16 +13,19 @@ from textual.message import Message
 
 from medusa_chat.app.answer import Answer
 from medusa_chat.app.chat_view import ChatView
-from medusa_chat.app.conversation import Conversation, Recorder
+from medusa_chat.app.clipboard import copy
+from medusa_chat.app.conversation import Conversation, Turn
 from medusa_chat.app.engine_link import EngineLink
+from medusa_chat.app.keeper import Keeper
 from medusa_chat.app.loader import Loader
 from medusa_chat.app.messages import ReplyBegan, ReplyEnded, ReplyGrew
 from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.app.prompt import Prompt
 from medusa_chat.app.sentences import sentence_of
 from medusa_chat.app.strip import StatusStrip
-from medusa_chat.app.turns import AssistantTurn, UserTurn
-from medusa_chat.errors import EngineCrashed, HistoryError, PromptTooLong
+from medusa_chat.app.turn_list import TurnList
+from medusa_chat.app.turns import AssistantTurn
+from medusa_chat.errors import EngineCrashed, PromptTooLong
 from medusa_chat.history import History
 from medusa_chat.records import SamplingOptions
 
@@ -40,7 +43,12 @@ class _Wanted:
 class Talk(Vertical):
     """The chat and the box below it. A message sent while the model is loaded waits for it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "stop", "Stop", key_display="Esc")]
+    BINDINGS: ClassVar[list[BindingType]] = [
+        Binding("escape", "stop", "Stop", key_display="Esc"),
+        Binding("ctrl+up", "select_message", "Select", priority=True, show=False),
+        Binding("ctrl+r", "again", "Again", priority=True, show=False),
+        Binding("ctrl+g", "go_on", "Go on", priority=True, show=False),
+    ]
 
     class Measured(Message):
         """The figures of the reply under way have changed."""
@@ -61,19 +69,19 @@ class Talk(Vertical):
         super().__init__()
         self.conversation = Conversation(system)
         self.options = options
-        self.chat = ChatView()
+        self.chat = ChatView(self._place_of)
         self.strip = StatusStrip()
         self.prompt = Prompt(
             placeholder="Ask something. Enter sends, Ctrl+J begins a new line.", highlight_cursor_line=False
         )
         self._link = link
         self._loader = loader
-        self._recorder = Recorder(history)
-        self._saving_fails = False
+        self.keeper = Keeper(history, self.say)
         self._answer: Answer | None = None
         self._plain = PlainReference()
         self.meter = ReplyMeter(self._plain)
         self._next: _Wanted | None = None  # when the reply under way has ended
+        self._edited: Turn | None = None
 
     def compose(self) -> ComposeResult:
         yield self.chat
@@ -137,23 +145,30 @@ class Talk(Vertical):
         """A message the user has sent; one that can't be taken goes back into the box."""
         if not text.strip():
             self.prompt.hint("Type a message first")
-        elif self.is_answering:
-            self._refuse(text, "A reply is under way: Esc stops it")
-        elif self._loader.phase == "down":
-            self._refuse(text, "No model is loaded: /retry, or /model NAME")
+        elif reason := self._why_not():
+            self.prompt.give_back(text)
+            self.prompt.hint(reason)
         else:
-            await self._begin_answer(text.strip())
+            await self._leave_edit(asked=True)
+            question = self.conversation.add("user", text.strip())
+            await self.chat.show(self.chat.widget_of(question))
+            await self._begin_answer()
 
-    def _refuse(self, text: str, reason: str) -> None:
-        self.prompt.give_back(text)
-        self.prompt.hint(reason)
+    def _why_not(self) -> str | None:
+        """Why nothing can be asked now."""
+        if self.is_answering:
+            return "A reply is under way: Esc stops it"
+        if self._loader.phase == "down":
+            return "No model is loaded: /retry, or /model NAME"
+        return None
 
-    async def _begin_answer(self, text: str) -> None:
-        question = self.conversation.add("user", text)
+    async def _begin_answer(self, begun: Turn | None = None) -> None:
+        """begun: the reply to go on with; None: a new one."""
         self.meter = ReplyMeter(self._plain)
         caption = "…" if self._loader.phase == "ready" else "waiting for the model …"
-        answer = self._answer = Answer(AssistantTurn(caption=caption), self.meter)
-        await self.chat.show(UserTurn(question), answer.widget)
+        answer = self._answer = Answer(AssistantTurn(caption=caption), self.meter, begun)
+        await self.chat.show(answer.widget)
+        await answer.begin()
         self.chat.anchor()
         self.run_worker(self._save_then_ask(answer), group="ask")
 
@@ -213,6 +228,8 @@ class Talk(Vertical):
         answer, self._answer = self._answer, None
         if answer is not None:
             await answer.finish()
+            if answer.turn is not None:
+                answer.widget.show_place(self._place_of(answer.turn))
             self._save_beside()
 
     def stop(self) -> None:
@@ -220,39 +237,114 @@ class Talk(Vertical):
         if self._is_asked:
             self._link.stop()
 
-    def action_stop(self) -> None:
-        """A question not yet asked is withdrawn."""
+    async def action_stop(self) -> None:
+        """A question not yet asked is withdrawn, and an edit left."""
         if self._is_asked:
             self._link.stop()
         elif self._answer is not None:
             self._answer.widget.remove()
             self._answer = None
+        else:
+            await self._leave_edit(asked=False)
+
+    # Said otherwise
+
+    async def action_again(self) -> None:
+        """Another answer to the last question."""
+        turns = self.conversation.turns
+        if not turns:
+            self.prompt.hint("There is nothing to answer again yet")
+        elif turns[-1].role == "assistant":
+            await self._answer_again(turns[-1])
+        elif self._can_ask():
+            await self._begin_answer()
+
+    @on(TurnList.AgainWanted)
+    async def answer_again(self, event: TurnList.AgainWanted) -> None:
+        await self._answer_again(event.turn)
+
+    async def _answer_again(self, turn: Turn) -> None:
+        if self._can_ask():
+            self.conversation.go_before(turn)
+            await self.chat.keep_only(self.conversation.turns)
+            await self._begin_answer()
+
+    def _can_ask(self) -> bool:
+        reason = self._why_not()
+        if reason:
+            self.prompt.hint(reason)
+        return reason is None
+
+    async def action_go_on(self) -> None:
+        """Has a reply that was stopped, or ended at its most tokens, gone on with."""
+        turns = self.conversation.turns
+        if not turns or turns[-1].role != "assistant":
+            self.prompt.hint("There is no reply to go on with")
+        elif self._can_ask():
+            await self.chat.keep_only(turns[:-1])
+            await self._begin_answer(turns[-1])
+
+    @on(TurnList.EditWanted)
+    def edit(self, event: TurnList.EditWanted) -> None:
+        if self._can_ask():
+            self._edited = event.turn
+            self.prompt.text = event.turn.content
+            self.prompt.move_cursor(self.prompt.document.end)
+            self.prompt.focus()
+            self.prompt.hint("Enter asks from here anew, Esc leaves it as it was")
+
+    async def _leave_edit(self, *, asked: bool) -> None:
+        turn, self._edited = self._edited, None
+        if turn is not None and asked:
+            self.conversation.go_before(turn)
+            await self.chat.keep_only(self.conversation.turns)
+        elif turn is not None:
+            self.prompt.clear()
+
+    def _place_of(self, turn: Turn) -> str:
+        others = self.conversation.alternatives(turn)
+        return f"{others.index(turn) + 1}/{len(others)}" if len(others) > 1 else ""
+
+    @on(TurnList.OtherWanted)
+    async def show_other(self, event: TurnList.OtherWanted) -> None:
+        """The alternative beside a message, and what followed it."""
+        others = self.conversation.alternatives(event.turn)
+        place = others.index(event.turn) + event.direction
+        if self.is_answering:
+            self.prompt.hint("A reply is under way: Esc stops it")
+        elif 0 <= place < len(others):
+            self.conversation.choose(others[place])
+            await self.chat.show_turns(self.conversation.turns, others[place])
+            self.chat.select(others[place])
+            self._save_beside()
+
+    @on(TurnList.CopyWanted)
+    async def copy(self, event: TurnList.CopyWanted) -> None:
+        self.run_worker(self._copy(event.text, event.what), group="copy")
+
+    async def _copy(self, text: str, what: str) -> None:
+        self.prompt.hint(await copy(text, what, self.app.copy_to_clipboard))
+
+    def action_select_message(self) -> None:
+        self.chat.turns.select_last()
+
+    @on(TurnList.Left)
+    def go_to_prompt(self) -> None:
+        self.prompt.focus()
 
     # Saving
 
     def _save_beside(self) -> None:
-        if self._recorder.has_unsaved or not self.conversation.is_stored:
+        if self.keeper.is_behind(self.conversation):
             self.run_worker(self.save(), group="save")
 
     async def save(self) -> None:
-        """What can't be saved now is saved by a later try; the user is told once of each change."""
+        """Puts on the disk what isn't there yet."""
         conversation = self.conversation
         was_listed = conversation.id is not None
-        try:
-            await self._recorder.save(conversation, self._loader.request.model)
-        except HistoryError as error:
-            await self.tell_saving_fails(error)
-            return
-        if self._saving_fails and conversation.turns:
-            self._saving_fails = False
-            await self.say("The conversation is saved again.")
-        if conversation.id is not None and not (was_listed and self.is_answering):
+        is_saved = await self.keeper.save(conversation, self._loader.request.model)
+        if is_saved and conversation.id is not None and not (was_listed and self.is_answering):
             self.post_message(self.Kept(self.conversation.id))
-
-    async def tell_saving_fails(self, error: HistoryError) -> None:
-        if not self._saving_fails:
-            self._saving_fails = True
-            await self.say(f"This conversation is not being saved. {error}", is_error=True)
 
     # Going to another conversation
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Literal
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
@@ -12,13 +14,9 @@ from medusa_chat.app.conversation import Turn
 from medusa_chat.app.safe_markdown import SafeMarkdown
 from medusa_chat.printable import printable
 
-
-class UserTurn(Static):
-    """A message of the user, as typed."""
-
-    def __init__(self, turn: Turn) -> None:
-        super().__init__(Content(printable(turn.content)), markup=False)
-        self.turn = turn
+_LINES_SHOWN_FOLDED = 6
+_LINES_UNFOLDED_AT_FIRST = 40  # of a message; a pasted log would push its answer off the screen
+View = Literal["rendered", "raw"]
 
 
 class Notice(Static):
@@ -28,23 +26,62 @@ class Notice(Static):
         super().__init__(Content(printable(text)), markup=False, id=id, classes="-error" if is_error else "")
 
 
+class UserTurn(Static):
+    """A message of the user, as typed. A long one is folded until it is asked for."""
+
+    can_focus = True
+    FOCUS_ON_CLICK = False  # a click selects text, and what is typed next is for the prompt
+
+    def __init__(self, turn: Turn, place: str = "") -> None:
+        """place: among alternatives, such as "2/3"."""
+        super().__init__(markup=False)
+        self.turn = turn
+        self._text = printable(turn.content)
+        self._place = place
+        self._is_folded = self._text.count("\n") >= _LINES_UNFOLDED_AT_FIRST
+
+    def on_mount(self) -> None:
+        self._show()
+
+    def toggle_fold(self) -> None:
+        """Shows the first lines only, or all of it."""
+        self._is_folded = not self._is_folded
+        self._show()
+
+    def _show(self) -> None:
+        lines = self._text.split("\n")
+        num_hidden = len(lines) - _LINES_SHOWN_FOLDED if self._is_folded else 0
+        text = "\n".join(lines[:_LINES_SHOWN_FOLDED]) if num_hidden > 0 else self._text
+        notes = [f"… {num_hidden:,} more lines"] if num_hidden > 0 else []
+        notes += [f"‹ {self._place} ›"] if self._place else []
+        note = f"\n{' · '.join(notes)}" if notes else ""
+        self.update(Content.assemble(text, (note, "$foreground 45%")))
+
+
 class AssistantTurn(Vertical):
     """A reply: Markdown that grows while it streams, and a caption below.
 
     turn: what it shows; None until the first text arrives. is_settled: it doesn't change any more.
     """
 
-    def __init__(self, turn: Turn | None = None, caption: str = "") -> None:
+    can_focus = True
+    FOCUS_ON_CLICK = False
+
+    def __init__(self, turn: Turn | None = None, caption: str = "", place: str = "") -> None:
+        """place: among alternatives, such as "2/3"."""
         super().__init__()
         self.turn = turn
         self.is_settled = turn is not None
-        text = turn.content if turn else ""
-        self._markdown = SafeMarkdown(printable(text) or None)
-        self._caption = Static(Content(caption), markup=False, classes="caption")
+        self._place = place
+        self._view: View = "rendered"
+        self._markdown = SafeMarkdown(printable(turn.content) if turn and turn.content else None)
+        self._raw = Static(markup=False, classes="raw")
+        self._caption = Static(self._captioned(caption), markup=False, classes="caption")
         self._stream: MarkdownStream | None = None
 
     def compose(self) -> ComposeResult:
         yield self._markdown
+        yield self._raw
         yield self._caption
 
     async def feed(self, text: str) -> None:
@@ -53,6 +90,7 @@ class AssistantTurn(Vertical):
             self._stream = SafeMarkdown.get_stream(self._markdown)
             self.show_caption("")
         await self._stream.write(printable(text))
+        self._show_raw()
 
     async def finish(self, text: str, caption: str) -> None:
         """Shows the whole reply as one document: a stream's pieces may have split a block."""
@@ -60,8 +98,34 @@ class AssistantTurn(Vertical):
             await self._stream.stop()
             self._stream = None
         await self._markdown.update(printable(text))
+        self._show_raw()
         self.show_caption(caption)
         self.is_settled = True
 
     def show_caption(self, caption: str) -> None:
-        self._caption.update(Content(caption))
+        self._caption.update(self._captioned(caption))
+
+    def show_place(self, place: str) -> None:
+        """Where the reply stands among its alternatives, once it is one of them."""
+        self._place = place
+        self.show_caption(self.turn.caption if self.turn else "")
+
+    def toggle_fold(self) -> None:
+        """Shows the first lines only, or all of it."""
+        self.toggle_class("-folded")
+        self.show_caption(self.turn.caption if self.turn else "")
+
+    def toggle_raw(self) -> None:
+        """Shows the Markdown as it was written, or rendered."""
+        self._view = "raw" if self._view == "rendered" else "rendered"
+        self.set_class(self._view == "raw", "-raw")
+        self._show_raw()
+
+    def _show_raw(self) -> None:
+        if self._view == "raw" and self.turn is not None:
+            self._raw.update(Content(printable(self.turn.content)))
+
+    def _captioned(self, caption: str) -> Content:
+        parts = ["… folded"] if self.has_class("-folded") else []
+        parts += [f"‹ {self._place} ›"] if self._place else []
+        return Content(" · ".join([*parts, *([caption] if caption else [])]))
