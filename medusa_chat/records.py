@@ -15,7 +15,19 @@ Device = Literal["auto", "cuda", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 HeadFormat = Literal["medusa", "vllm", "tgi"]
 FinishReason = Literal["eos", "stop", "length", "context", "cancelled"]
+ContextPolicy = Literal["drop-oldest", "keep-first", "stop"]
 BUILT_TREES = ("dynamic", "static")  # draft trees that the engine makes up itself
+PUBLISHED_TREES = (  # with Medusa; what they are stands in decoding/published_trees.py
+    "mc_sim_7b_63",
+    "vicuna_7b_stage1",
+    "vicuna_7b_stage1_ablation",
+    "vicuna_7b_stage2",
+    "vicuna_13b_stage1",
+    "vicuna_13b_stage2",
+    "vicuna_33b_stage1",
+    "vicuna_33b_stage2",
+    "zephyr_stage2",
+)
 MAX_TREE_SIZE = 64
 
 
@@ -38,6 +50,9 @@ class SamplingOptions:
     engine choose, from measured step times. tree: "dynamic" takes at each step the likeliest nodes, from the
     heads and from what the conversation repeats; "static" always the same ones, best on the whole; else the
     name of a published tree, or a file of paths, which has a size of its own.
+    context: what is left out of a conversation that has outgrown the model's context. "drop-oldest": whole
+    turns, oldest first; "keep-first": the same, but for the first question and its answer; "stop": nothing,
+    the next message is refused.
     """
 
     temperature: float = 0.2
@@ -50,6 +65,7 @@ class SamplingOptions:
     drafting: bool = True
     tree_size: int | None = None
     tree: str = "dynamic"
+    context: ContextPolicy = "drop-oldest"
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:

@@ -111,7 +111,7 @@ class Session:
         """
         if self.options.drafting and self.options.tree not in BUILT_TREES:
             self._chosen_plan(self.options.tree)  # a wrong one is told before the prompt is read
-        prompt = self._prompter.render(messages, self.options.max_tokens)
+        prompt = self._prompter.render(messages, self.options.max_tokens, self.options.context)
         num_cached = self._context.reuse(prompt.ids)
         yield ReplyStarted(len(prompt.ids), num_cached, prompt.num_dropped)
         detokenizer, scanner = Detokenizer(self._tokenizer), StopScanner(self.options.stop)

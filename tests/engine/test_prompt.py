@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from medusa_chat.engine.prompt import Prompter
 from medusa_chat.errors import PromptTooLong, UnsupportedModel
-from medusa_chat.records import Message
+from medusa_chat.records import ContextPolicy, Message
 from medusa_chat.registry import TEMPLATES_DIR
 
 SYSTEM = Message("system", "Be brief.")
@@ -129,6 +129,40 @@ def test_room_for_a_reply_is_a_quarter_of_the_context_at_most(tokenizer: Any) ->
 def test_a_message_that_alone_is_too_long_is_refused(tokenizer: Any) -> None:
     with pytest.raises(PromptTooLong, match=r"at most 192 leave room.*context of 256\. Shorten it"):
         Prompter(tokenizer, 256).render([SYSTEM, Message("user", "word " * 500)], 64)
+
+
+def test_keep_first_lets_the_middle_go(tokenizer: Any) -> None:
+    messages = conversation(6)
+    prompt = Prompter(tokenizer, 320).render(messages, 64, "keep-first")
+    text = tokenizer.decode(prompt.ids)
+    assert len(prompt.ids) <= 256
+    assert prompt.num_dropped > 0
+    assert prompt.num_dropped % 2 == 0
+    for kept in ("Be brief.", "Question 0", "Question 5", "The last question?"):
+        assert kept in text
+    assert "Question 1" not in text
+    assert Prompter(tokenizer, 8192).render(messages, 64, "keep-first").num_dropped == 0
+
+
+def test_keep_first_says_when_the_first_turn_is_what_leaves_no_room(tokenizer: Any) -> None:
+    messages = [Message("user", "why " * 200), Message("assistant", "so"), Message("user", "And?")]
+    with pytest.raises(PromptTooLong, match=r"with the first question and its answer .* drop-oldest\."):
+        Prompter(tokenizer, 256).render(messages, 64, "keep-first")
+    assert Prompter(tokenizer, 256).render(messages, 64).num_dropped == 2
+
+
+def test_stop_refuses_and_says_what_to_do(tokenizer: Any) -> None:
+    with pytest.raises(PromptTooLong, match=r"at most 192 leave room .* is stop: begin a new one, or let"):
+        Prompter(tokenizer, 256).render(conversation(6), 64, "stop")
+    assert Prompter(tokenizer, 8192).render(conversation(6), 64, "stop").num_dropped == 0
+
+
+@pytest.mark.parametrize("policy", ["drop-oldest", "keep-first", "stop"])
+def test_one_message_alone_is_to_be_shortened_whatever_the_policy(
+    tokenizer: Any, policy: ContextPolicy
+) -> None:
+    with pytest.raises(PromptTooLong, match=r"^Your message makes .* Shorten it\.$"):
+        Prompter(tokenizer, 256).render([SYSTEM, Message("user", "word " * 500)], 64, policy)
 
 
 def test_no_template_no_chat(tokenizer: Any) -> None:
