@@ -128,10 +128,13 @@ class Chunk:
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """How far loading has come. fraction: 0..1, or None when it can't be known."""
+    """How far loading has come. fraction: 0..1, or None when it can't be known. num_bytes: of the whole
+    download, while it is one.
+    """
 
     message: str
     fraction: float | None = None
+    num_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -31,7 +31,7 @@ class Prompter:
         self, messages: Sequence[Message], max_tokens: int, policy: ContextPolicy = "drop-oldest"
     ) -> Prompt:
         """Drops whole turns, oldest first of those that the policy lets go, until a reply has room; a system
-        prompt never.
+        prompt never. Messages that end with a reply have it gone on with.
 
         The room is max_tokens, but at most a quarter of the context. Raises PromptTooLong if what may not
         be dropped leaves none, UnsupportedModel without a chat template.
@@ -45,7 +45,7 @@ class Prompter:
                 raise PromptTooLong(self._too_long(len(ids), limit, kept, policy))
             # A turn goes whole: a conversation must not begin with an answer to nothing.
             del kept[oldest]
-            while oldest < len(kept) - 1 and kept[oldest].role == "assistant":
+            while kept[oldest].role == "assistant":
                 del kept[oldest]
         return Prompt(ids, len(messages) - len(kept))
 
@@ -84,17 +84,19 @@ class Prompter:
 
     def _apply_template(self, messages: Sequence[Message]) -> list[int]:
         conversation = [{"role": message.role, "content": message.content} for message in messages]
+        goes_on = messages[-1].role == "assistant"
         encoded = self._tokenizer.apply_chat_template(
-            conversation, add_generation_prompt=True, return_dict=True
+            conversation, add_generation_prompt=not goes_on, continue_final_message=goes_on, return_dict=True
         )
         return list(encoded["input_ids"])
 
 
 def _first_to_go(messages: Sequence[Message], policy: ContextPolicy) -> int | None:
-    """The place of the turn to drop, or None if none may go. The last message never may."""
+    """The place of the turn to drop, or None if none may go. The last question never may."""
     if policy == "stop":
         return None
-    places = [i for i, message in enumerate(messages[:-1]) if message.role != "system"]
+    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=0)
+    places = [i for i, message in enumerate(messages[:last]) if message.role != "system"]
     if policy == "keep-first":
         # The first question and its answer stay: to go, a turn must begin after them.
         places = [i for i in places if messages[i].role == "user"][1:]

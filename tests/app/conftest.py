@@ -19,6 +19,8 @@ from medusa_chat.engine.process import EngineProcess
 from medusa_chat.history import History
 from medusa_chat.records import LoadRequest
 from medusa_chat.settings import Settings
+from tests.checkpoints.conftest import hub as hub
+from tests.checkpoints.conftest import index as index
 
 WORKER = (sys.executable, str(Path(__file__).parent.parent / "scripted_worker.py"))
 

@@ -169,3 +169,20 @@ def test_no_template_no_chat(tokenizer: Any) -> None:
     tokenizer.chat_template = None
     with pytest.raises(UnsupportedModel, match="no chat template"):
         Prompter(tokenizer, 256).render([Message("user", "Hi")], 64)
+
+
+@pytest.mark.parametrize("begun", ["The lighthouse", "One\n\n", "It was ", "```python\nprint(1)\n"])
+def test_a_reply_is_gone_on_with_where_it_ended(tokenizer: Any, begun: str) -> None:
+    prompter = Prompter(tokenizer, 2048)
+    question = [SYSTEM, Message("user", "Tell me.")]
+    ids = prompter.render([*question, Message("assistant", begun)], 100).ids
+    assert tokenizer.decode(ids) == tokenizer.decode(prompter.render(question, 100).ids) + begun
+
+
+def test_neither_the_reply_that_is_gone_on_with_nor_its_question_is_dropped(tokenizer: Any) -> None:
+    long = [Message("user", "word " * 150), Message("assistant", "Yes."), *TURNS[:2]]
+    prompt = Prompter(tokenizer, 200).render(long, 10)
+    assert prompt.num_dropped == 2
+    assert "Hello!" in tokenizer.decode(prompt.ids)
+    with pytest.raises(PromptTooLong):
+        Prompter(tokenizer, 200).render([*TURNS[:1], Message("assistant", "word " * 250)], 10)
