@@ -363,7 +363,9 @@ class Talk(Vertical):
     async def show_message(self, message_id: int | None) -> None:
         """Scrolls to a message of this conversation."""
         turn = self.conversation.turn_stored_as(message_id)
-        if turn and not self.chat.point_at(turn):
+        if turn and turn not in self.conversation.turns:
+            await self.change_to(self.conversation, message_id)  # a reply under way is of this branch
+        elif turn and not self.chat.point_at(turn):
             await self.chat.show_turns(self.conversation.turns, turn)
 
     async def _enter_next(self) -> None:
@@ -376,8 +378,10 @@ class Talk(Vertical):
         self.conversation = conversation
         self.meter = ReplyMeter(self._plain)
         self.post_message(self.Measured())
+        if found := conversation.turn_stored_as(message_id):
+            conversation.choose(found)
         if conversation.turns:
-            await self.chat.show_turns(conversation.turns, conversation.turn_stored_as(message_id))
+            await self.chat.show_turns(conversation.turns, found)
         else:
             await self.chat.greet(self._greeting)
         self.post_message(self.Kept(conversation.id))
