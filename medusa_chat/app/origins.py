@@ -35,7 +35,8 @@ def legend(pieces: Sequence[Piece]) -> Content:
     total = max(sum(lengths.values()), 1)
     order = sorted(lengths, key=lambda origin: (origin == LOOKUP_ORIGIN, origin))
     return Content("  ").join(
-        Content.assemble((f"{_name(origin)} {lengths[origin] / total:.0%}", style_of(origin))) for origin in order
+        Content.assemble((f"{_name(origin)} {lengths[origin] / total:.0%}", style_of(origin)))
+        for origin in order
     )
 
 

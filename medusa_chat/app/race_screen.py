@@ -69,7 +69,7 @@ class RaceScreen(ModalScreen[None]):
         self._link = link
         self._messages = tuple(messages)
         self._lanes = Lane("Plain decoding"), Lane("Medusa")
-        self._running: Lane | None = None
+        self._racing: Lane | None = None
         self._is_left = False
         self._verdict = Static(markup=False, id="verdict")
 
@@ -84,7 +84,7 @@ class RaceScreen(ModalScreen[None]):
         self._start(self._lanes[0])
 
     def _start(self, lane: Lane) -> None:
-        self._running = lane
+        self._racing = lane
         lane.show("reads the prompt …")
         options = replace(self._options, drafting=lane is self._lanes[1])
         self._link.ask(self._messages, options, self.post_message)
@@ -96,7 +96,7 @@ class RaceScreen(ModalScreen[None]):
     @on(ReplyGrew)
     def grow(self, event: ReplyGrew) -> None:
         event.stop()
-        lane = self._running
+        lane = self._racing
         if lane is None or self._is_left:
             return
         for chunk in event.chunks:
@@ -110,12 +110,12 @@ class RaceScreen(ModalScreen[None]):
         if self._is_left:
             self.dismiss()
         elif event.error is not None:
-            self._running = None
+            self._racing = None
             self._verdict.update(Content(str(event.error)))
-        elif self._running is self._lanes[0]:
+        elif self._racing is self._lanes[0]:
             self._start(self._lanes[1])
         else:
-            self._running = None
+            self._racing = None
             self._verdict.update(Content(self._outcome()))
 
     def _outcome(self) -> str:
@@ -128,7 +128,7 @@ class RaceScreen(ModalScreen[None]):
 
     def action_leave(self) -> None:
         """At once, or when the reply under way has ended: its last chunks belong here."""
-        if self._running is None:
+        if self._racing is None:
             self.dismiss()
         else:
             self._is_left = True

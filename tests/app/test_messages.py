@@ -13,7 +13,9 @@ from tests.app.conftest import Chat, OpenChat
 async def ask(chat: Chat, *texts: str) -> None:
     for text in texts:
         await chat.send(text)
-        await chat.until(lambda text=text: chat.questions and chat.questions[-1].startswith(text.split("\n")[0]))
+        await chat.until(
+            lambda text=text: chat.questions and chat.questions[-1].startswith(text.split("\n")[0])
+        )
         await chat.answered()
 
 
