@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from medusa_chat.app import figures
 from medusa_chat.app.conversation import Conversation, Turn
 from medusa_chat.app.meter import ReplyMeter
+from medusa_chat.app.origins import pieces_of
 from medusa_chat.app.turns import AssistantTurn
 from medusa_chat.printable import printable
 from medusa_chat.records import Chunk, FinishReason
@@ -22,9 +23,9 @@ _ENDINGS: dict[FinishReason | None, str] = {
 
 @dataclass(slots=True)
 class Answer:
-    """turn: None until the first text arrives, unless an earlier reply is gone on with. is_saved: the question
-    is on disk, or can't be put there. is_asked: the engine has the question. is_second_try: it had it once
-    before, and crashed without a word.
+    """turn: None until the first text arrives, unless an earlier reply is gone on with. is_saved: the
+    question is on disk, or can't be put there. is_asked: the engine has the question. is_second_try: it had
+    it once before, and crashed without a word.
     """
 
     widget: AssistantTurn
@@ -53,6 +54,7 @@ class Answer:
         if self.turn is None:
             self.turn = self.widget.turn = conversation.add("assistant", "", partial=True)
         self.turn.content += printable(text)
+        self.turn.pieces += pieces_of(chunks)
         await self.widget.feed(text)
 
     async def finish(self) -> None:

@@ -15,7 +15,7 @@ from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
 from medusa_chat.app.turn_list import MessageWidget, TurnList
-from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
+from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn, View
 
 # Laying out costs more with each turn on the screen: hundreds would make typing lag.
 _MOST_TURNS = 40
@@ -41,6 +41,7 @@ class ChatView(VerticalScroll):
         self.turns = TurnList(id="turns")
         self._before: list[Turn] = []
         self._after: list[Turn] = []
+        self._view: View = "rendered"
         self._is_growing = False
         self._lines_below: int | None = None
 
@@ -95,7 +96,29 @@ class ChatView(VerticalScroll):
     def widget_of(self, turn: Turn) -> MessageWidget:
         """A widget that shows the turn."""
         place = self._place_of(turn)
-        return UserTurn(turn, place) if turn.role == "user" else AssistantTurn(turn, turn.caption, place)
+        if turn.role == "user":
+            return UserTurn(turn, place)
+        return self._as_viewed(AssistantTurn(turn, turn.caption, place))
+
+    def new_reply(self, caption: str) -> AssistantTurn:
+        """A widget for one that is yet to come."""
+        return self._as_viewed(AssistantTurn(caption=caption))
+
+    @property
+    def view(self) -> View:
+        """How replies are seen."""
+        return self._view
+
+    @view.setter
+    def view(self, view: View) -> None:
+        self._view = view
+        for widget in self.turns.messages:
+            if isinstance(widget, AssistantTurn):
+                self._as_viewed(widget)
+
+    def _as_viewed(self, widget: AssistantTurn) -> AssistantTurn:
+        widget.show_as(self._view)
+        return widget
 
     async def notice(self, text: str, *, is_error: bool = False, before: Widget | None = None) -> None:
         """Says one sentence after the turns, or before one of them. A greeting stays above it."""

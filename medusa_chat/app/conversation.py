@@ -11,13 +11,16 @@ from medusa_chat.errors import ConversationNotFound, DatabaseDamaged
 from medusa_chat.history import BEGINNING, History, MessageRecord
 from medusa_chat.records import Message, Role
 
+Piece = tuple[str, int]  # text, and whose guess it was (records.Chunk.spans)
+
 
 @dataclass(eq=False, slots=True)
 class Turn:
     """One message as the screen shows it. partial: still streaming, or never finished.
 
     parent: the turn before it on its branch; None for a first one. refused: too long for the engine, so it is
-    shown and kept but not sent again. caption: the line below it.
+    shown and kept but not sent again. caption: the line below it. pieces: the content by origin, for a reply
+    of this session.
     """
 
     role: Role
@@ -28,6 +31,7 @@ class Turn:
     parent: Turn | None = None
     stored_id: int | None = None
     stored: tuple[str, bool] | None = None
+    pieces: list[Piece] = field(default_factory=list)
 
     @property
     def is_stored(self) -> bool:
@@ -141,13 +145,13 @@ class Conversation:
                 break
             turn.refused = True
 
-    def messages(self) -> tuple[Message, ...]:
+    def messages(self, up_to: Turn | None = None) -> tuple[Message, ...]:
         """What the engine is asked with: no empty replies, and users' messages in a row made one.
 
-        Both come of replies that failed, and chat templates want the roles to alternate.
+        Both come of replies that failed, and chat templates want the roles to alternate. up_to: the last one.
         """
         messages = [Message("system", self.system)] if self.system else []
-        for turn in self.turns:
+        for turn in self.turns if up_to is None else _branch_to(up_to):
             if turn.refused or not turn.content:
                 continue
             if messages and messages[-1].role == turn.role:

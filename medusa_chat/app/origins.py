@@ -2,15 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 
 from textual.content import Content
 
-from medusa_chat.records import BASE_ORIGIN, LOOKUP_ORIGIN
+from medusa_chat.app.conversation import Piece
+from medusa_chat.printable import printable
+from medusa_chat.records import BASE_ORIGIN, LOOKUP_ORIGIN, Chunk
 
-Piece = tuple[str, int]  # printable text and its origin
 _HEADS = ("$success", "$primary", "$warning", "$accent", "$error")
 _LOOKUP = "$secondary italic"
+
+
+def pieces_of(chunks: Iterable[Chunk]) -> Iterator[Piece]:
+    """The chunks' text, cut by origin."""
+    for chunk in chunks:
+        start = 0
+        for length, origin in chunk.spans:
+            yield printable(chunk.text[start : start + length]), origin
+            start += length
 
 
 def style_of(origin: int) -> str:
@@ -22,7 +32,7 @@ def style_of(origin: int) -> str:
     return _HEADS[min(origin, len(_HEADS)) - 1]
 
 
-def coloured(pieces: Sequence[Piece]) -> Content:
+def coloured(pieces: Iterable[Piece]) -> Content:
     """The text in the colours of its origins."""
     return Content.assemble(*((text, style_of(origin)) for text, origin in pieces))
 

@@ -21,10 +21,10 @@ from medusa_chat.app.loader import Loader
 from medusa_chat.app.messages import ReplyBegan, ReplyEnded, ReplyGrew
 from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.app.prompt import Prompt
+from medusa_chat.app.race_screen import RaceScreen
 from medusa_chat.app.sentences import sentence_of
 from medusa_chat.app.strip import StatusStrip
 from medusa_chat.app.turn_list import TurnList
-from medusa_chat.app.turns import AssistantTurn
 from medusa_chat.errors import EngineCrashed, PromptTooLong
 from medusa_chat.history import History
 from medusa_chat.records import SamplingOptions
@@ -48,6 +48,8 @@ class Talk(Vertical):
         Binding("ctrl+up", "select_message", "Select", priority=True, show=False),
         Binding("ctrl+r", "again", "Again", priority=True, show=False),
         Binding("ctrl+g", "go_on", "Go on", priority=True, show=False),
+        Binding("f10", "origins", "Colours", priority=True, show=False),
+        Binding("f12", "race", "Race", priority=True, show=False),
     ]
 
     class Measured(Message):
@@ -166,7 +168,7 @@ class Talk(Vertical):
         """begun: the reply to go on with; None: a new one."""
         self.meter = ReplyMeter(self._plain)
         caption = "…" if self._loader.phase == "ready" else "waiting for the model …"
-        answer = self._answer = Answer(AssistantTurn(caption=caption), self.meter, begun)
+        answer = self._answer = Answer(self.chat.new_reply(caption), self.meter, begun)
         await self.chat.show(answer.widget)
         await answer.begin()
         self.chat.anchor()
@@ -331,6 +333,24 @@ class Talk(Vertical):
     @on(TurnList.Left)
     def go_to_prompt(self) -> None:
         self.prompt.focus()
+
+    def action_origins(self) -> None:
+        """Colours replies by whose guess each token was, or no longer."""
+        self.chat.view = "rendered" if self.chat.view == "origins" else "origins"
+        if self.chat.view == "origins" and not any(turn.pieces for turn in self.conversation.turns):
+            self.prompt.hint("Replies of this session are coloured by who guessed each token")
+
+    def action_race(self) -> None:
+        """Plain decoding against Medusa, on the last question."""
+        turns = self.conversation.turns
+        last = next((turn for turn in reversed(turns) if turn.role == "user" and not turn.refused), None)
+        if last is None:
+            self.prompt.hint("Ask something first: its answer is what is raced for")
+        elif self._loader.phase != "ready":
+            self.prompt.hint("The model isn't loaded yet")
+        elif self._can_ask():
+            messages = self.conversation.messages(up_to=last)
+            self.app.push_screen(RaceScreen(self._link, messages, self.options))
 
     # Saving
 

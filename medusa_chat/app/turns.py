@@ -11,12 +11,13 @@ from textual.widgets import Static
 from textual.widgets.markdown import MarkdownStream
 
 from medusa_chat.app.conversation import Turn
+from medusa_chat.app.origins import coloured, legend
 from medusa_chat.app.safe_markdown import SafeMarkdown
 from medusa_chat.printable import printable
 
 _LINES_SHOWN_FOLDED = 6
 _LINES_UNFOLDED_AT_FIRST = 40  # of a message; a pasted log would push its answer off the screen
-View = Literal["rendered", "raw"]
+View = Literal["rendered", "raw", "origins"]
 
 
 class Notice(Static):
@@ -75,13 +76,13 @@ class AssistantTurn(Vertical):
         self._place = place
         self._view: View = "rendered"
         self._markdown = SafeMarkdown(printable(turn.content) if turn and turn.content else None)
-        self._raw = Static(markup=False, classes="raw")
+        self._letters = Static(markup=False, classes="letters")
         self._caption = Static(self._captioned(caption), markup=False, classes="caption")
         self._stream: MarkdownStream | None = None
 
     def compose(self) -> ComposeResult:
         yield self._markdown
-        yield self._raw
+        yield self._letters
         yield self._caption
 
     async def feed(self, text: str) -> None:
@@ -90,7 +91,7 @@ class AssistantTurn(Vertical):
             self._stream = SafeMarkdown.get_stream(self._markdown)
             self.show_caption("")
         await self._stream.write(printable(text))
-        self._show_raw()
+        self._show_letters()
 
     async def finish(self, text: str, caption: str) -> None:
         """Shows the whole reply as one document: a stream's pieces may have split a block."""
@@ -98,7 +99,7 @@ class AssistantTurn(Vertical):
             await self._stream.stop()
             self._stream = None
         await self._markdown.update(printable(text))
-        self._show_raw()
+        self._show_letters()
         self.show_caption(caption)
         self.is_settled = True
 
@@ -117,15 +118,31 @@ class AssistantTurn(Vertical):
 
     def toggle_raw(self) -> None:
         """Shows the Markdown as it was written, or rendered."""
-        self._view = "raw" if self._view == "rendered" else "rendered"
-        self.set_class(self._view == "raw", "-raw")
-        self._show_raw()
+        self.show_as("rendered" if self._view == "raw" else "raw")
 
-    def _show_raw(self) -> None:
-        if self._view == "raw" and self.turn is not None:
-            self._raw.update(Content(printable(self.turn.content)))
+    def show_as(self, view: View) -> None:
+        """rendered: Markdown. raw: as it was written. origins: that, coloured by whose guess each token was,
+        for replies of this session.
+        """
+        self._view = view
+        self._show_letters()
+        self.show_caption(self.turn.caption if self.turn else "")
+
+    def _show_letters(self) -> None:
+        """In place of the Markdown, where another view is wanted and there is something to see in it."""
+        turn = self.turn
+        is_shown = turn is not None and (
+            self._view == "raw" or (self._view == "origins" and bool(turn.pieces))
+        )
+        self.set_class(is_shown, "-letters")
+        if is_shown and turn is not None:
+            raw = Content(printable(turn.content))
+            self._letters.update(coloured(turn.pieces) if self._view == "origins" else raw)
 
     def _captioned(self, caption: str) -> Content:
         parts = ["… folded"] if self.has_class("-folded") else []
         parts += [f"‹ {self._place} ›"] if self._place else []
-        return Content(" · ".join([*parts, *([caption] if caption else [])]))
+        line = Content(" · ".join([*parts, *([caption] if caption else [])]))
+        if self._view == "origins" and self.turn is not None and self.turn.pieces:
+            return Content("  ").join([legend(self.turn.pieces), line])
+        return line

@@ -1,4 +1,4 @@
-"""Copying says no more than what is known: through the real pyperclip and programs that take, lose or fail."""
+"""Copying says no more than what is known: the real pyperclip on programs that take, lose or fail."""
 
 from __future__ import annotations
 
