@@ -29,6 +29,10 @@ PUBLISHED_TREES = (  # with Medusa; what they are stands in decoding/published_t
     "zephyr_stage2",
 )
 MAX_TREE_SIZE = 64
+# Whose guess a token was: the number of a head, or one of these.
+BASE_ORIGIN = 0  # nobody's: the base model's own, one in each step
+LOOKUP_ORIGIN = -1  # drafted for no head but because the conversation said it before
+EnergySource = Literal["card", "package"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -95,12 +99,19 @@ class StepStats:
     """One base forward. num_nodes: rows verified (1 when decoding plainly). num_tokens: tokens it emitted,
     so num_tokens - 1 drafts were accepted. seconds: wall time of the whole step. context_tokens: tokens
     in the conversation after it. The prefill of a reply is reported with num_nodes 0.
+
+    head_depth: the deepest draft by a head, so that heads 1 to head_depth were asked. heads_kept: of the
+    drafts accepted, those by heads, which come first. joules: that EngineInfo.energy_source has used since
+    the prefill; None where it was not read after this step.
     """
 
     num_nodes: int
     num_tokens: int
     seconds: float
     context_tokens: int
+    head_depth: int = 0
+    heads_kept: int = 0
+    joules: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -117,13 +128,15 @@ class ReplyStarted:
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """What one step added to the reply. text may be empty while a character or stop string is incomplete.
-    finish_reason is set on the last chunk only.
+    finish_reason is set on the last chunk only. spans: number of characters and origin of each part of the
+    text, in order: the number of a head, BASE_ORIGIN or LOOKUP_ORIGIN.
     """
 
     text: str
     ids: tuple[int, ...]
     step: StepStats
     finish_reason: FinishReason | None = None
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -154,7 +167,8 @@ class EngineInfo:
     (1 is plain decoding, the reference of the speed-up). tree_size: what pays most of them on the whole; a
     dynamic draft's own size is chosen anew at every step.
     memory_bytes: weights, heads and KV cache, as allocated. remarks: sentences on what was not as the heads'
-    config.json says.
+    config.json says. energy_source: what says how much energy it uses, the whole graphics card or the whole
+    CPU package; None where nothing does.
     """
 
     model: str
@@ -168,3 +182,4 @@ class EngineInfo:
     memory_bytes: int
     step_seconds: dict[int, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    energy_source: EnergySource | None = None

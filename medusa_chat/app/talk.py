@@ -137,7 +137,7 @@ class Talk(Vertical):
         self.chat.change_greeting(self._greeting)
         info = self._loader.info
         if info is not None:
-            self._plain = PlainReference(info.step_seconds.get(1))
+            self._plain = PlainReference(info.step_seconds)
             self.meter = ReplyMeter(self._plain)
             self._ask_when_ready()
 
