@@ -134,7 +134,7 @@ async def test_a_pull_that_breaks_tells_its_last_words(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('no more processes here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(CheckpointError, match="ended with status 1: .*Try it again"):
+    with pytest.raises(CheckpointError, match=r"ended with status 1: .*Try it again"):
         await pull(PullProcess(NAME))
 
 
