@@ -123,9 +123,7 @@ def _know_tiny(home: Path, content: bytes) -> None:
         ("smolm2", "There is no model 'smolm2' here.*Did you mean smollm2-135m"),
     ],
 )
-async def test_what_fails_is_said_in_the_pulls_own_sentence(
-    hub: SmallHub, model: str, sentence: str
-) -> None:
+async def test_what_fails_is_said_in_the_pulls_own_sentence(hub: SmallHub, model: str, sentence: str) -> None:
     hub.repos["tiny/gated"] = Repo(published.as_safetensors(), gated=True)
     with pytest.raises(CheckpointError, match=sentence):
         await pull(PullProcess(model))
@@ -136,7 +134,7 @@ async def test_a_pull_that_breaks_tells_its_last_words(
 ) -> None:
     (tmp_path / "sitecustomize.py").write_text("raise SystemExit('no more processes here')")
     monkeypatch.setenv("PYTHONPATH", str(tmp_path))
-    with pytest.raises(CheckpointError, match="ended with status 1: .*Try it again"):
+    with pytest.raises(CheckpointError, match=r"ended with status 1: .*Try it again"):
         await pull(PullProcess(NAME))
 
 
@@ -161,9 +159,7 @@ async def test_whoever_stops_listening_ends_it(hub: SmallHub) -> None:
 def test_a_pull_ends_with_its_parent_whatever_ends_that(hub: SmallHub) -> None:
     hub.repos[NAME] = Repo(published.as_one_large_file(4 * 2**20))
     hub.held[WEIGHTS] = 2**21
-    with subprocess.Popen(
-        [sys.executable, "-c", PARENT, NAME], stdout=subprocess.PIPE, text=True
-    ) as parent:
+    with subprocess.Popen([sys.executable, "-c", PARENT, NAME], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         line = next(line for line in parent.stdout if line.split()[1] not in ("None", "0.0"))
         pid = int(line.split()[0])
