@@ -74,4 +74,7 @@ async def test_without_a_folder_to_write_to_the_file_is_not_claimed(
 ) -> None:
     have(FAILS, tmp_path, monkeypatch)
     home.write_text("a file in place of the folder")
-    assert await copy("text", "message", sent.append) == "Sent the message to the terminal, which may not take it"
+    assert (
+        await copy("text", "message", sent.append)
+        == "Sent the message to the terminal, which may not take it"
+    )

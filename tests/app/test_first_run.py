@@ -15,6 +15,7 @@ from medusa_chat.app.models.pull_bar import PullBar
 from medusa_chat.app.models.pulls import Pulls
 from medusa_chat.checkpoints import plans
 from medusa_chat.records import LoadRequest
+from tests.app.conftest import OpenChat
 from tests.checkpoints import published
 from tests.checkpoints.small_hub import Repo, SmallHub
 from tests.conftest import DEFAULT_MODEL
@@ -123,3 +124,76 @@ async def test_the_bar_is_there_while_something_is_fetched(hub: SmallHub) -> Non
             await pilot.pause(0.05)
         await pilot.pause()
         assert not app.bar.display
+
+
+# In the chat
+
+
+@pytest.fixture
+def small_model(hub: SmallHub) -> LoadRequest:
+    """One that is not here, and can be fetched."""
+    hub.repos["tiny/model"] = Repo(published.as_one_large_file(4 * 2**20))
+    return LoadRequest("tiny/model")
+
+
+async def test_enter_fetches_then_loads_and_the_first_message_waits(
+    open_chat: OpenChat, hub: SmallHub, small_model: LoadRequest
+) -> None:
+    hub.held["model.safetensors"] = 3 * 2**20
+    async with open_chat(wait=False, request=small_model, to_fetch=to_fetch) as chat:
+        await chat.until(lambda: "tiny/model is not on this machine yet." in chat.screen())
+        assert hub.requests == []
+        await chat.press("enter")
+        await chat.until(lambda: "MB of 4 MB" in chat.screen(), seconds=60)
+        await chat.send("roles")
+        assert "waiting for the model" in chat.captions[0]
+        hub.held.clear()
+        hub.release.set()
+        await chat.ready(seconds=60)
+        await chat.answered()
+        assert chat.replies == ["roles: user=roles"]
+
+
+async def test_esc_goes_without_and_retry_asks_again(
+    open_chat: OpenChat, hub: SmallHub, small_model: LoadRequest
+) -> None:
+    async with open_chat(wait=False, request=small_model, to_fetch=to_fetch) as chat:
+        await chat.until(lambda: "is not on this machine yet." in chat.screen())
+        await chat.press("escape")
+        await chat.until(lambda: chat.notices)
+        assert chat.notices == ["No model is loaded: Ctrl+L lists what there is, /retry asks again."]
+        await chat.send("hello")
+        assert chat.app.prompt.text == "hello"
+        chat.app.prompt.clear()
+        assert hub.requests == []
+        await chat.send("/retry")
+        await chat.until(lambda: "is not on this machine yet." in chat.screen())
+
+
+async def test_a_first_download_that_fails_says_why_and_what_to_do(
+    open_chat: OpenChat, hub: SmallHub, small_model: LoadRequest
+) -> None:
+    hub.down = True
+    async with open_chat(wait=False, request=small_model, to_fetch=to_fetch) as chat:
+        await chat.until(lambda: "is not on this machine yet." in chat.screen())
+        await chat.press("enter")
+        await chat.until(lambda: chat.notices, seconds=60)
+        assert chat.notices == [
+            "The hub answered with status 503 for tiny/model. Try again later. "
+            "/retry goes on with it, Ctrl+L lists the models."
+        ]
+        assert chat.app.loader.phase == "down"
+
+
+@pytest.mark.parametrize("key", ["escape", "enter"])
+async def test_a_model_asked_for_by_name_is_asked_about_and_the_one_that_is_loaded_stays(
+    open_chat: OpenChat, hub: SmallHub, small_model: LoadRequest, key: str, default_model_here: str
+) -> None:
+    async with open_chat(to_fetch=to_fetch) as chat:
+        await chat.send("/model tiny/model")
+        await chat.until(lambda: "tiny/model is not on this machine yet." in chat.screen())
+        await chat.press(key)
+        await chat.until(lambda: key == "escape" or chat.notices, seconds=60)
+        assert chat.app.is_ready
+        assert chat.app.loader.request.model == default_model_here
+        assert bool(hub.requests) == (key == "enter")

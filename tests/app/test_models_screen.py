@@ -8,7 +8,6 @@ import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
-from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -24,13 +23,10 @@ from medusa_chat.app.models.pulls import Pull, Pulls, Speedometer
 from medusa_chat.app.models.screen import InUse, ModelsScreen
 from medusa_chat.app.models.wording import duration, pull_line
 from medusa_chat.checkpoints import hub_cache
-from medusa_chat.engine.process import EngineProcess
-from medusa_chat.history import History
 from medusa_chat.machine import Memory
 from medusa_chat.records import LoadProgress, LoadRequest
 from medusa_chat.registry import resolve
-from medusa_chat.settings import Settings
-from tests.app.conftest import WORKER, Chat
+from tests.app.conftest import OpenChat
 from tests.checkpoints import published
 from tests.checkpoints.small_hub import Repo, SmallHub
 
@@ -332,48 +328,66 @@ async def test_a_download_that_fails_says_why_in_place(
 # In the chat
 
 
-class WiredChat(MedusaApp):
-    """The chat with the list wired into it."""
-
-    CSS_PATH = Room.CSS_PATH
-
-    def open_models(self) -> None:
-        self.pulls = Pulls(self)
-        held = self._info.memory_bytes if self._info else 0
-        self.push_screen(ModelsScreen(self.pulls, InUse(self._request, held)))
-
-    @on(ModelsScreen.Chosen)
-    def use(self, event: ModelsScreen.Chosen) -> None:
-        self._load(replace(self._request, model=event.name, heads=None, quantization=event.quantization))
-
-
 async def test_switching_the_model_keeps_the_conversation(
-    home: Path, default_model_here: str, tmp_path: Path
+    open_chat: OpenChat, default_model_here: str, tmp_path: Path
 ) -> None:
     for name, content in published.as_safetensors().items():
         (tmp_path / name).write_bytes(content)
-    engine, history = EngineProcess(command=WORKER), History()
-    app = WiredChat(Settings(), LoadRequest(default_model_here), engine, history)
-    try:
-        async with app.run_test(size=(120, 40)) as pilot:
-            chat = Chat(app, pilot, history, engine)
-            await chat.ready()
-            await chat.send("roles")
-            await chat.answered()
-            app.open_models()
-            await chat.until(lambda: "GPU of the test" in chat.screen())
-            models = app.screen
-            assert isinstance(models, ModelsScreen)
-            models.filter_box.value = str(tmp_path)
-            await chat.settle()
-            await chat.press("enter")
-            await chat.until(lambda: app.is_ready and app._request.model == str(tmp_path))
-            await chat.send("roles")
-            await chat.answered()
-            assert chat.replies[1] == f"roles: user=roles, assistant={chat.replies[0]}, user=roles"
-    finally:
-        await engine.close()
-        history.close()
+    async with open_chat() as chat:
+        await chat.send("roles")
+        await chat.answered()
+        await chat.press("ctrl+l")
+        await chat.until(lambda: f"● {default_model_here}" in chat.screen())
+        models = chat.app.screen
+        assert isinstance(models, ModelsScreen)
+        models.filter_box.value = str(tmp_path)
+        await chat.settle()
+        await chat.press("enter")
+        await chat.until(lambda: chat.app.is_ready and chat.app.loader.request.model == str(tmp_path))
+        await chat.send("roles")
+        await chat.answered()
+        assert chat.replies[1] == f"roles: user=roles, assistant={chat.replies[0]}, user=roles"
+
+
+@pytest.mark.parametrize("line", ["/models", "/model"])
+async def test_commands_open_the_list_and_ctrl_l_closes_it(open_chat: OpenChat, line: str) -> None:
+    async with open_chat() as chat:
+        await chat.send(line)
+        await chat.until(lambda: "GPU of the test" in chat.screen())
+        await chat.press("ctrl+l")
+        assert not isinstance(chat.app.screen, ModelsScreen)
+
+
+async def test_choosing_what_is_loaded_loads_nothing(open_chat: OpenChat, default_model_here: str) -> None:
+    async with open_chat() as chat:
+        await chat.press("ctrl+l")
+        await chat.until(lambda: f"● {default_model_here}" in chat.screen())
+        await chat.press("enter")
+        assert chat.app.is_ready
+        await chat.press("ctrl+l")
+        await chat.until(lambda: f"● {default_model_here}" in chat.screen())
+        await chat.press("tab", "enter")
+        await chat.until(lambda: chat.app.loader.request.quantization == "4bit")
+        await chat.ready()
+
+
+@only_posix
+async def test_the_chat_goes_on_beside_a_download_and_is_told_its_end(
+    open_chat: OpenChat, hub: SmallHub
+) -> None:
+    hub.repos[NAME] = Repo(published.as_one_large_file(4 * 2**20))
+    hub.held[WEIGHTS] = 3 * 2**20
+    async with open_chat() as chat:
+        chat.app.models.pulls.start(NAME)
+        await chat.until(lambda: "MB of 4 MB" in chat.screen(), seconds=60)
+        await chat.send("roles")
+        await chat.answered()
+        hub.held.clear()
+        hub.release.set()
+        await chat.until(lambda: chat.notices, seconds=60)
+        assert chat.notices == [f"{NAME} is here now. /model {NAME} goes on with it."]
+        assert chat.app.loader.request.model == DEFAULT
+        assert not chat.app.models.bar.display
 
 
 # In words

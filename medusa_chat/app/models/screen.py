@@ -30,12 +30,13 @@ _QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """request: what is loaded or being loaded; its quantisation is what the user wants of any model, if set.
-    num_bytes: what it holds of this machine's memory, which another model would get.
+    """request: the latest one; its quantisation is what the user wants of any model, if set. num_bytes: what
+    it holds of this machine's memory, which another model would get. is_loaded: or is being loaded.
     """
 
     request: LoadRequest
     num_bytes: int = 0
+    is_loaded: bool = True
 
 
 class FilterBox(Input):
@@ -214,7 +215,7 @@ class ModelsScreen(ModalScreen[None]):
         self._show_details()
 
     def _row(self, entry: Entry, width: int) -> Content:
-        in_use = entry.model == self._in_use.request.model
+        in_use = self._in_use.is_loaded and entry.model == self._in_use.request.model
         return wording.row(entry, self._memory, self._freed, width, in_use=in_use)
 
     def on_resize(self) -> None:
