@@ -77,7 +77,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         resume: bool = False,
         to_fetch: ToFetch = lambda request: None,
     ) -> None:
-        """to_fetch: what the user is asked about before it is fetched; by default the engine fetches unasked."""
+        """to_fetch: what the user is asked about before it is fetched; else the engine fetches it unasked."""
         super().__init__()
         self._settings = settings
         self._history = history

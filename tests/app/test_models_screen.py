@@ -124,7 +124,7 @@ async def test_a_row_tells_size_heads_and_the_widest_weights_that_fit() -> None:
         assert "15.0 GB of 20.0 GB free on GPU of the test" in visit.screen()
         for line in visit.screen().splitlines():
             assert len(line) <= 80
-        assert "Enter Use" in visit.screen()
+        await visit.until(lambda: "Enter Use" in visit.screen())
 
 
 async def test_what_the_loaded_model_holds_is_free_for_another() -> None:

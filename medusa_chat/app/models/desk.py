@@ -1,4 +1,4 @@
-"""What the user wants of models: a list to choose from, a word before anything is fetched, and what comes of it."""
+"""What the user wants of models: a list to choose from, a question before anything is fetched."""
 
 from __future__ import annotations
 
