@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 
 from medusa_chat.app.app import MedusaApp
+from medusa_chat.app.models.first_run import to_fetch
 from medusa_chat.engine.process import EngineProcess
 from medusa_chat.history import History
 from medusa_chat.records import LoadRequest
@@ -21,7 +22,7 @@ def run_app(settings: Settings, request: LoadRequest, resume: bool = False) -> i
 async def _run(settings: Settings, request: LoadRequest, resume: bool) -> int:
     engine = EngineProcess()
     history = History()
-    app = MedusaApp(settings, request, engine, history, resume)
+    app = MedusaApp(settings, request, engine, history, resume, to_fetch)
     try:
         await app.run_async()
     finally:

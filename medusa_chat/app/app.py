@@ -18,6 +18,8 @@ from medusa_chat.app.engine_link import EngineLink
 from medusa_chat.app.help_screen import HelpScreen
 from medusa_chat.app.loader import Loader
 from medusa_chat.app.messages import ConversationRead
+from medusa_chat.app.models.desk import ModelDesk, ToFetch
+from medusa_chat.app.models.screen import ModelsScreen
 from medusa_chat.app.panel import Panel
 from medusa_chat.app.prompt import Prompt
 from medusa_chat.app.sidebar import Sidebar
@@ -60,6 +62,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         Binding("f9", "drafting", "Draft", key_display="F9", priority=True),
         Binding("ctrl+n", "new", "New", priority=True),
         Binding("ctrl+o", "conversations", "Chats", priority=True),
+        Binding("ctrl+l", "models", "Models", priority=True),
         Binding("ctrl+t", "light_or_dark", "Theme", priority=True),
         Binding("ctrl+q", "quit", "Quit", priority=True),
         Binding("ctrl+c", "help_quit", show=False, system=True),
@@ -72,7 +75,9 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         engine: Engine,
         history: History,
         resume: bool = False,
+        to_fetch: ToFetch = lambda request: None,
     ) -> None:
+        """to_fetch: what the user is asked about before it is fetched; else the engine fetches it unasked."""
         super().__init__()
         self._settings = settings
         self._history = history
@@ -82,6 +87,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self.loader = Loader(self._link, load_request)
         self.talk = Talk(history, self._link, self.loader, settings.sampling, settings.system)
         self.panel = Panel()
+        self.models = ModelDesk(self, to_fetch, settings.quant)
         self._commands = SlashCommands(self, history)
 
     @property
@@ -126,8 +132,11 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self._show_options()
         self._show_figures()
         # Only now, so that the engine's start doesn't compete with the first picture.
-        self.call_after_refresh(self.loader.load, self.loader.request)
+        self.call_after_refresh(self.models.begin)
         self.run_worker(self._open_history(), group="resume")
+
+    async def on_unmount(self) -> None:
+        await self.models.close()
 
     def _show_options(self) -> None:
         self.panel.show_options(self.talk.options)
@@ -153,6 +162,10 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     @on(Talk.EngineLost)
     def load_again(self) -> None:
         self.loader.load_again()
+
+    @on(ModelsScreen.Chosen)
+    def use_model(self, event: ModelsScreen.Chosen) -> None:
+        self.models.use(event.name, event.quantization)
 
     # What the user types
 
@@ -272,3 +285,6 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     def action_conversations(self) -> None:
         self.sidebar.toggle()
+
+    def action_models(self) -> None:
+        self.models.show_list()

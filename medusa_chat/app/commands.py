@@ -18,7 +18,8 @@ class Command:
 
 
 COMMANDS = (
-    Command("model", "NAME", "go on with another model"),
+    Command("model", "NAME", "go on with another model; without a name: the list"),
+    Command("models", "", "what there is, what fits, what is here"),
     Command("system", "TEXT", "set the system prompt, or show it"),
     Command("set", "OPTION VALUE", "an exact value: /set temperature 0.7"),
     Command("plain", "", "turn drafting off or on"),

@@ -25,6 +25,7 @@ _KEYS = (
     ("F9", "drafting on or off"),
     ("Ctrl+N", "new conversation"),
     ("Ctrl+O", "conversations: search, open, rename, pin, delete, export"),
+    ("Ctrl+L", "models: switch, fetch, what fits this machine"),
     ("Ctrl+T", "light or dark"),
     ("Ctrl+Q", "quit"),
 )

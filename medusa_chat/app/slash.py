@@ -36,11 +36,13 @@ class SlashCommands:
 
     def command_model(self, name: str) -> None:
         if not name:
-            raise UsageError(f"/model takes a name: {', '.join(registry.load_registry())}; or a folder.")
+            self._app.models.show_list()
+            return
         registry.resolve(name)  # a slip of the pen must not cost the model that is loaded
-        self._talk.stop()
-        loader = self._app.loader
-        loader.load(replace(loader.request, model=name, heads=None))
+        self._app.models.load(replace(self._app.loader.request, model=name, heads=None))
+
+    def command_models(self, _: str) -> None:
+        self._app.models.show_list()
 
     async def command_system(self, text: str) -> None:
         conversation = self._talk.conversation
@@ -90,7 +92,7 @@ class SlashCommands:
         loader = self._app.loader
         if loader.phase != "down":
             raise UsageError("The model is loaded already." if loader.phase == "ready" else "It is loading.")
-        loader.load(loader.request)
+        self._app.models.load(loader.request)
 
     def command_help(self, _: str) -> None:
         self._app.action_help()

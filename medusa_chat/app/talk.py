@@ -161,7 +161,7 @@ class Talk(Vertical):
         if self.is_answering:
             return "A reply is under way: Esc stops it"
         if self._loader.phase == "down":
-            return "No model is loaded: /retry, or /model NAME"
+            return "No model is loaded: /retry, or /model"
         return None
 
     async def _begin_answer(self, begun: Turn | None = None) -> None:

@@ -59,4 +59,4 @@ def plan_pull(spec: ModelSpec, heads: Path | HubSource | None) -> PullPlan | Non
 
 
 def _on_hub(source: HubSource) -> str:
-    return f"the Hugging Face hub, {source}"
+    return f"the hub, {source.repo}"

@@ -140,7 +140,6 @@ _REFUSED = {
     "/set temperature 9": "Temperature must lie between 0 and 5",
     "/set tempertaure 1": "Did you mean temperature?",
     "/set acceptance never": "acceptance takes exact or typical",
-    "/model": "/model takes a name: ",
     "/model smolm": "Did you mean smollm2-135m",
     "/retry": "The model is loaded already.",
 }

@@ -47,36 +47,31 @@ class FirstRunScreen(ModalScreen[bool]):
 
     def compose(self) -> ComposeResult:
         with Vertical(id="first-run"):
+            yield Static(_keys(), markup=False, id="first-run-keys")
             yield Static(Content("\n").join(plan_lines(self._plan)), markup=False)
 
 
 def plan_lines(plan: PullPlan) -> list[Content]:
-    """The question with all that one needs to know for it."""
+    """All that one needs to know to answer."""
     spec = plan.spec
-    what = spec.name if plan.model else f"heads for {spec.name}"
-    facts = {
-        "Model": spec.base,
-        "From": " and ".join(plan.origins),
-        "Size": size(plan.num_bytes) if plan.num_bytes else "the hub says, when it is asked",
-        "Licence": spec.licence or "look at its page on the hub",
-        "Kept in": short_path(plan.folder),
-        "Room": _room(plan),
-    }
-    return [
-        Content.assemble((f"{printable(what)} is not on this machine yet.", "bold")),
-        Content(),
-        *(
-            Content.assemble((name.ljust(_FIRST_COLUMN), "$foreground 60%"), printable(fact))
-            for name, fact in facts.items()
-        ),
-        Content(),
-        Content.assemble(
-            ("Enter", "bold $primary"),
-            " fetches it. ",
-            ("Esc", "bold $primary"),
-            " goes without: Ctrl+L lists the models.",
-        ),
+    what = spec.name if plan.model else f"What {spec.name} drafts with"
+    facts = [
+        ("Model", spec.base),
+        *zip(("From", ""), plan.origins, strict=False),
+        ("Size", size(plan.num_bytes) if plan.num_bytes else "the hub says, when it is asked"),
+        ("Licence", spec.licence or "look at its page on the hub"),
+        ("Kept in", short_path(plan.folder)),
+        ("Room", _room(plan)),
     ]
+    lines = [Content.assemble((f"{printable(what)} is not on this machine yet.", "bold")), Content()]
+    for name, fact in facts:
+        lines.append(Content.assemble((name.ljust(_FIRST_COLUMN), "$foreground 60%"), printable(fact)))
+    return lines
+
+
+def _keys() -> Content:
+    key = "bold $primary"
+    return Content.assemble(("Enter", key), " fetches it · ", ("Esc", key), " goes on without a model")
 
 
 def _room(plan: PullPlan) -> str:

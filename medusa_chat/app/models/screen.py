@@ -30,12 +30,13 @@ _QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """request: what is loaded or being loaded; its quantisation is what the user wants of any model, if set.
-    num_bytes: what it holds of this machine's memory, which another model would get.
+    """request: the latest one; its quantisation is what the user wants of any model, if set. num_bytes: what
+    it holds of this machine's memory, which another model would get. is_loaded: or is being loaded.
     """
 
     request: LoadRequest
     num_bytes: int = 0
+    is_loaded: bool = True
 
 
 class FilterBox(Input):
@@ -214,7 +215,7 @@ class ModelsScreen(ModalScreen[None]):
         self._show_details()
 
     def _row(self, entry: Entry, width: int) -> Content:
-        in_use = entry.model == self._in_use.request.model
+        in_use = self._in_use.is_loaded and entry.model == self._in_use.request.model
         return wording.row(entry, self._memory, self._freed, width, in_use=in_use)
 
     def on_resize(self) -> None:
@@ -229,7 +230,9 @@ class ModelsScreen(ModalScreen[None]):
             self.details.update(Content(hint if text and self._entries else ""), layout=False)
             return
         lines = wording.details(entry, self._memory, self._freed, self._quantization_of(entry))
-        self.details.update(Content("\n").join(lines), layout=False)
+        width = self.details.size.width
+        whole = (line.truncate(width, ellipsis=True) for line in lines)
+        self.details.update(Content("\n").join(whole), layout=False)
 
     def _quantization_of(self, entry: Entry) -> Quantization:
         picked = self._picked.get(entry.model)

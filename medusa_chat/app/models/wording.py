@@ -56,28 +56,29 @@ def room(memory: Memory, freed: int) -> str:
 
 
 def details(entry: Entry, memory: Memory | None, freed: int, quantization: Quantization) -> list[Content]:
-    """Five lines on one model."""
+    """A line for each thing to know of one model, what decides first."""
     spec = entry.spec
     context = f"{spec.context:,} tokens of context" if spec.context else "context not known yet"
     facts = (printable(spec.base), spec.licence or "licence not known here", context)
-    return [
+    lines = [
         Content.assemble((" · ".join(facts), "bold")),
+        _fact("Load as", _verdict(entry, memory, freed, quantization)),
+        _fact("Memory", _needs(entry, memory)),
         _fact("Place", _place(entry)),
         _fact("Heads", _heads(entry)),
-        _fact("Memory", _needs(entry, memory)),
-        _fact("Load as", _verdict(entry, memory, freed, quantization)),
     ]
+    if entry.plan is not None and spec.tried is False:
+        lines.append(_fact("Tried", "no: this download is known from public documents only"))
+    return lines
 
 
 def _place(entry: Entry) -> str:
-    plan, spec = entry.plan, entry.spec
+    plan = entry.plan
     if plan is None:
-        return f"{size(entry.bytes_on_disk)} in {printable(str(spec.folder or '')) or 'the cache'}"
-    download = (
-        f"{size(plan.num_bytes)} to fetch" if plan.num_bytes else "to fetch, its size is the hub's to say"
-    )
-    untried = "; this download was never tried by the authors" if spec.tried is False else ""
-    return f"{download} from {' and '.join(map(printable, plan.origins))}{untried}"
+        folder = f" in {short_path(entry.spec.folder)}" if entry.spec.folder else ""
+        return printable(f"here, {size(entry.bytes_on_disk)}{folder}")
+    how_much = f"{size(plan.num_bytes)} to fetch" if plan.num_bytes else "to fetch, how much says the hub"
+    return f"{how_much} from {printable(plan.origins[0])}"
 
 
 def _heads(entry: Entry) -> str:
@@ -88,7 +89,7 @@ def _heads(entry: Entry) -> str:
         case "shipped":
             return "shipped with medusa-chat"
         case "hub":
-            return f"fetched with it from the hub, {heads}"
+            return f"fetched too, from {heads.partition('@')[0]}"
         case "missing":
             return f"missing: there is no folder {heads}"
         case "here" | "own":
