@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -242,10 +242,7 @@ class Dials:
         except ValueError:
             near = did_you_mean(text, dial.scale.choices)
             raise UsageError(f"{name} takes {printable(dial.scale.wanted)}.{near}") from None
-        try:
-            return dial.put(setup, value)
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        return _allowed(lambda: dial.put(setup, value))
 
     def obey(self, setup: Setup, argument: str) -> Setup:
         """The setup after /set with this argument, OPTION VALUE. Raises UsageError."""
@@ -257,12 +254,20 @@ class Dials:
         return self.set(setup, name, value.strip())
 
     def step(self, setup: Setup, name: str, notches: int) -> Setup:
-        """Raises UsageError where the rest of the setup doesn't allow it."""
+        """Raises UsageError where the rest of the setup doesn't allow it, as do the next two."""
         dial = self[name]
-        try:
-            return dial.put(setup, dial.scale.step(dial.value(setup), notches))
-        except ValueError as error:
-            raise UsageError(str(error)) from None
+        return _allowed(lambda: dial.put(setup, dial.scale.step(dial.value(setup), notches)))
+
+    def slide(self, setup: Setup, name: str, share: float) -> Setup:
+        """To where it is so far along, 0 to 1; an option without a slider stays."""
+        dial = self[name]
+        if dial.scale.share(dial.value(setup)) is None:
+            return setup
+        return _allowed(lambda: dial.put(setup, dial.scale.at(share)))
+
+    def reset(self, setup: Setup, name: str, defaults: Setup) -> Setup:
+        """To its default."""
+        return _allowed(lambda: self[name].reset(setup, defaults))
 
     def listing(self, setup: Setup, defaults: Setup) -> str:
         """A line for each option, with its default where it has another value."""
@@ -273,6 +278,13 @@ class Dials:
             note = "" if now == default else f"  (default {default})"
             lines.append(f"{dial.name.ljust(width)}  {now}{note}")
         return "\n".join(lines)
+
+
+def _allowed(change: Callable[[], Setup]) -> Setup:
+    try:
+        return change()
+    except ValueError as error:
+        raise UsageError(str(error)) from None
 
 
 def set_option(options: SamplingOptions, name: str, value: str) -> SamplingOptions:
