@@ -77,7 +77,8 @@ class AssistantTurn(Vertical):
         self._view: View = "rendered"
         self._markdown = SafeMarkdown(printable(turn.content) if turn and turn.content else None)
         self._letters = Static(markup=False, classes="letters")
-        self._caption = Static(self._captioned(caption), markup=False, classes="caption")
+        self._ending = caption
+        self._caption = Static(self._caption_line(), markup=False, classes="caption")
         self._stream: MarkdownStream | None = None
 
     def compose(self) -> ComposeResult:
@@ -104,17 +105,18 @@ class AssistantTurn(Vertical):
         self.is_settled = True
 
     def show_caption(self, caption: str) -> None:
-        self._caption.update(self._captioned(caption))
+        self._ending = caption
+        self._caption.update(self._caption_line())
 
     def show_place(self, place: str) -> None:
         """Where the reply stands among its alternatives, once it is one of them."""
         self._place = place
-        self.show_caption(self.turn.caption if self.turn else "")
+        self._caption.update(self._caption_line())
 
     def toggle_fold(self) -> None:
         """Shows the first lines only, or all of it."""
         self.toggle_class("-folded")
-        self.show_caption(self.turn.caption if self.turn else "")
+        self._caption.update(self._caption_line())
 
     def toggle_raw(self) -> None:
         """Shows the Markdown as it was written, or rendered."""
@@ -126,7 +128,7 @@ class AssistantTurn(Vertical):
         """
         self._view = view
         self._show_letters()
-        self.show_caption(self.turn.caption if self.turn else "")
+        self._caption.update(self._caption_line())
 
     def _show_letters(self) -> None:
         """In place of the Markdown, where another view is wanted and there is something to see in it."""
@@ -139,10 +141,11 @@ class AssistantTurn(Vertical):
             raw = Content(printable(turn.content))
             self._letters.update(coloured(turn.pieces) if self._view == "origins" else raw)
 
-    def _captioned(self, caption: str) -> Content:
+    def _caption_line(self) -> Content:
         parts = ["… folded"] if self.has_class("-folded") else []
         parts += [f"‹ {self._place} ›"] if self._place else []
-        line = Content(" · ".join([*parts, *([caption] if caption else [])]))
+        parts += [self._ending] if self._ending else []
+        line = Content(" · ".join(parts))
         if self._view == "origins" and self.turn is not None and self.turn.pieces:
             return Content("  ").join([legend(self.turn.pieces), line])
         return line
