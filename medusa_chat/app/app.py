@@ -62,7 +62,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         Binding("f9", "drafting", "Draft", key_display="F9", priority=True),
         Binding("ctrl+n", "new", "New", priority=True),
         Binding("ctrl+o", "conversations", "Chats", priority=True),
-        Binding("ctrl+l", "models", "Models", priority=True),
+        Binding("ctrl+l", "models", "Models", priority=True, show=False),
         Binding("ctrl+t", "light_or_dark", "Theme", priority=True),
         Binding("ctrl+q", "quit", "Quit", priority=True),
         Binding("ctrl+c", "help_quit", show=False, system=True),

@@ -230,9 +230,7 @@ class ModelsScreen(ModalScreen[None]):
             self.details.update(Content(hint if text and self._entries else ""), layout=False)
             return
         lines = wording.details(entry, self._memory, self._freed, self._quantization_of(entry))
-        width = self.details.size.width
-        whole = (line.truncate(width, ellipsis=True) for line in lines)
-        self.details.update(Content("\n").join(whole), layout=False)
+        self.details.update(Content("\n").join(lines), layout=False)
 
     def _quantization_of(self, entry: Entry) -> Quantization:
         picked = self._picked.get(entry.model)

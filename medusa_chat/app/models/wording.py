@@ -127,7 +127,7 @@ def pull_line(pull: Pull) -> Content:
     if progress.num_bytes is not None:
         done = round(progress.fraction * progress.num_bytes)
         parts.append(f"{size(done)} of {size(progress.num_bytes)}")
-    if pull.rate is not None:
+    if pull.rate:
         parts.append(f"{size(round(pull.rate))}/s")
     if pull.seconds_left is not None:
         parts.append(f"{duration(pull.seconds_left)} left")
