@@ -61,6 +61,7 @@ class DialRow(Static):
         value = self.dial.shown(setup)
         differs = value != self.dial.shown(defaults)
         strong = "bold" if is_current else ""
+        caution = self.dial.caution(setup)
         share = self.dial.scale.share(self.dial.value(setup)) if self._track_cells else None
         track = horizontal_bar(share, self._track_cells).replace(" ", "─") if share is not None else ""
         self.update(
@@ -69,7 +70,7 @@ class DialRow(Static):
                 ("•" if differs else " ", "bold $accent"),
                 (f" {self.dial.label.ljust(_LABEL_CELLS)}", strong),
                 ("◂ ", "$foreground 50%"),
-                (_fit(value, self._value_cells), strong),
+                (_fit(value + caution, self._value_cells), f"{strong} $warning" if caution else strong),
                 (" ▸  ", "$foreground 50%"),
                 (track, "$primary"),
             ),

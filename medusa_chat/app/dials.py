@@ -52,7 +52,13 @@ class Dial:
         return self.put(setup, self.value(defaults))
 
     def shown(self, setup: Setup) -> str:
+        """As it can be typed."""
         return printable(self.scale.show(self.value(setup)))
+
+    def caution(self, setup: Setup) -> str:
+        """To stand behind the value, as in "typical (lossy)"; empty for most."""
+        word = self.scale.caution(self.value(setup))
+        return f" ({word})" if word else ""
 
 
 class _OptionDial(Dial):
@@ -116,7 +122,7 @@ _ACCEPTANCE = _OptionDial(
     "acceptance",
     "Accept",
     "exact: the words that the model alone would say. typical: longer steps, but lossy.",
-    _same(get_args(AcceptanceRule)),
+    Choice({rule: rule for rule in get_args(AcceptanceRule)}, {"typical": "lossy"}),
 )
 _DRAFTING = _OptionDial(
     "drafting",
@@ -276,7 +282,7 @@ class Dials:
         for dial in self:
             now, default = dial.shown(setup), dial.shown(defaults)
             note = "" if now == default else f"  (default {default})"
-            lines.append(f"{dial.name.ljust(width)}  {now}{note}")
+            lines.append(f"{dial.name.ljust(width)}  {now}{dial.caution(setup)}{note}")
         return "\n".join(lines)
 
 

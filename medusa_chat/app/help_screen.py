@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from medusa_chat.app.commands import COMMANDS
-from medusa_chat.app.keys import help_rows
+from medusa_chat.app.keys import chat_rows, conversation_rows
 
 _FIRST_COLUMN = 22
 
@@ -28,9 +28,12 @@ class HelpScreen(ModalScreen[None]):
         self._keymap = keymap or {}
 
     def compose(self) -> ComposeResult:
-        commands = [(f"/{command.name} {command.argument}", command.help) for command in COMMANDS]
         lines: list[Content] = []
-        for title, rows in (*help_rows(self._keymap), ("Commands", commands)):
+        for title, rows in (
+            ("Keys", chat_rows(self._keymap)),
+            ("Commands", [(f"/{command.name} {command.argument}", command.help) for command in COMMANDS]),
+            ("In the conversations", conversation_rows(self._keymap)),
+        ):
             lines += [Content.assemble((title, "bold $foreground 50%")), *(_line(*row) for row in rows)]
             lines.append(Content())
         with VerticalScroll(id="help"):

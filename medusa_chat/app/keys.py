@@ -102,13 +102,14 @@ def written(keys: str) -> str:
     return ", ".join(_name(key.strip()) for key in keys.split(","))
 
 
-def help_rows(keymap: Mapping[str, str]) -> list[tuple[str, list[tuple[str, str]]]]:
-    """Titles, and below each the keys and what they do. keymap: id -> keys in place of the table's own."""
-    fixed = [(written(keys), help) for keys, help in _FIXED]
-    return [
-        ("Keys", [*fixed, *_rows((*TALK, *APP), keymap)]),
-        ("In the conversations", _rows(CONVERSATIONS, keymap)),
-    ]
+def chat_rows(keymap: Mapping[str, str]) -> list[tuple[str, str]]:
+    """Keys and what they do in the chat. keymap: id -> keys in place of the table's own."""
+    return [*((written(keys), help) for keys, help in _FIXED), *_rows((*TALK, *APP), keymap)]
+
+
+def conversation_rows(keymap: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The same for the list of conversations."""
+    return _rows(CONVERSATIONS, keymap)
 
 
 def markdown_table() -> str:

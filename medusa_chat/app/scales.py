@@ -24,6 +24,10 @@ class Scale:
         """In as few characters as can be read again."""
         raise NotImplementedError
 
+    def caution(self, value: Any) -> str | None:
+        """A word on what choosing it costs, if it does."""
+        return None
+
     def step(self, value: Any, notches: int) -> Any:
         """The value that many notches up or, below 0, down; at an end it stays there."""
         raise NotImplementedError
@@ -87,10 +91,11 @@ class Numbers(Scale):
 
 
 class Choice(Scale):
-    """One of a few words, each for a value."""
+    """One of a few words, each for a value. cautions: words on some of those values."""
 
-    def __init__(self, values: Mapping[str, Any]) -> None:
+    def __init__(self, values: Mapping[str, Any], cautions: Mapping[Any, str] | None = None) -> None:
         self._values = values
+        self._cautions = cautions or {}
         self.choices = tuple(values)
         self.wanted = f"{', '.join(self.choices[:-1])} or {self.choices[-1]}"
 
@@ -101,6 +106,9 @@ class Choice(Scale):
 
     def show(self, value: Any) -> str:
         return next((word for word, known in self._values.items() if known == value), str(value))
+
+    def caution(self, value: Any) -> str | None:
+        return self._cautions.get(value)
 
     def step(self, value: Any, notches: int) -> Any:
         """Round and round, one at a time."""

@@ -151,9 +151,10 @@ def test_values_for_completion() -> None:
 
 
 def test_the_listing_names_defaults_where_they_differ() -> None:
-    setup = Dials().obey(SETUP, "top-k 7")
+    setup = Dials().obey(Dials().obey(SETUP, "top-k 7"), "acceptance typical")
     lines = Dials().listing(setup, SETUP).splitlines()
     assert "top-k        7  (default off)" in lines
+    assert "acceptance   typical (lossy)  (default exact)" in lines
     assert "system       none" in lines
     assert len(lines) == len(tuple(Dials()))
 

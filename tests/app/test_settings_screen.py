@@ -100,6 +100,7 @@ async def test_left_and_right_step_and_shift_steps_further() -> None:
         await page.go_to("acceptance")
         await page.press("space")
         assert page.options.acceptance == "typical"
+        assert "◂ typical (lossy)" in page.line("Accept")
         await page.press("right")
         assert page.options == SamplingOptions(temperature=0.0)
 
