@@ -141,6 +141,12 @@ class ChatView(VerticalScroll):
             if widget.turn is turn:
                 widget.focus(scroll_visible=False)
 
+    def toggle_raw(self, turn: Turn) -> None:
+        """Shows a mounted reply's Markdown as it was written, or rendered."""
+        for widget in self.turns.messages:
+            if isinstance(widget, AssistantTurn) and widget.turn is turn:
+                widget.toggle_raw()
+
     def _point_at(self, found: Turn) -> None:
         self.anchor(False)
         for widget in self.turns.messages:

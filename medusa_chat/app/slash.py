@@ -9,10 +9,14 @@ from typing import TYPE_CHECKING
 
 from medusa_chat import registry
 from medusa_chat.app import dials
+from medusa_chat.app.code_blocks import code_blocks
 from medusa_chat.app.commands import parse_command
+from medusa_chat.app.conversation import Turn
 from medusa_chat.app.exporting import export_beside, export_to
+from medusa_chat.app.turn_list import TurnList
 from medusa_chat.errors import UsageError
 from medusa_chat.history import History
+from medusa_chat.records import Role
 
 if TYPE_CHECKING:
     from medusa_chat.app.app import MedusaApp
@@ -61,6 +65,42 @@ class SlashCommands:
 
     def command_plain(self, _: str) -> None:
         self._app.action_drafting()
+
+    async def command_again(self, _: str) -> None:
+        await self._talk.action_again()
+
+    async def command_continue(self, _: str) -> None:
+        await self._talk.action_go_on()
+
+    def command_edit(self, _: str) -> None:
+        self._talk.post_message(TurnList.EditWanted(self._last("user")))
+
+    def command_copy(self, number: str) -> None:
+        reply = self._last("assistant")
+        if not number:
+            self._talk.post_message(TurnList.CopyWanted(reply.content, "reply"))
+            return
+        blocks = code_blocks(reply.content)
+        if not number.isdecimal() or not 1 <= int(number) <= len(blocks):
+            raise UsageError(
+                f"The last reply has {len(blocks)} blocks of code: /copy NUMBER copies one of them."
+            )
+        self._talk.post_message(TurnList.CopyWanted(blocks[int(number) - 1], f"block {number}"))
+
+    def command_raw(self, _: str) -> None:
+        self._talk.chat.toggle_raw(self._last("assistant"))
+
+    def command_colours(self, _: str) -> None:
+        self._talk.action_origins()
+
+    def command_race(self, _: str) -> None:
+        self._talk.action_race()
+
+    def _last(self, role: Role) -> Turn:
+        for turn in reversed(self._talk.conversation.turns):
+            if turn.role == role:
+                return turn
+        raise UsageError("There is none in this conversation yet.")
 
     def command_search(self, text: str) -> None:
         self._app.sidebar.search_for(text)

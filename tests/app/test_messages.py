@@ -167,3 +167,35 @@ async def test_typing_in_the_prompt_is_never_taken_for_a_key_of_messages(open_ch
         await chat.pilot.click(AssistantTurn)
         await chat.press("c", "r", "e")
         assert chat.app.prompt.text == "cre"
+
+
+async def test_commands_do_what_the_keys_do(open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(clipboard, "_copy_checked", lambda text: False)
+    async with open_chat() as chat:
+        for line in ("/edit", "/copy", "/raw"):
+            await chat.send(line)
+            await chat.until(lambda line=line: chat.app.prompt.text == line)
+            assert "none in this conversation yet" in chat.notices[-1]
+            chat.app.prompt.text = ""
+        await ask(chat, "hello")
+        await chat.send("/again")
+        await chat.until(lambda: "‹ 2/2 ›" in chat.captions[-1])
+        await chat.send("/copy 2")
+        await chat.until(lambda: "Blocks of code in the last reply: 1" in chat.notices[-1])
+        chat.app.prompt.text = ""
+        await chat.send("/copy 1")
+        await chat.until(lambda: chat.app.clipboard.startswith("def accept"))
+        await chat.send("/copy")
+        await chat.until(lambda: chat.app.clipboard.startswith("# Tree"))
+        await chat.send("/raw")
+        await chat.until(lambda: "**verifies**" in chat.screen())
+        await chat.send("/colours")
+        await chat.until(lambda: "base model" in chat.captions[-1])
+        await chat.send("/continue")
+        await chat.until(lambda: chat.replies[-1].count("Tree drafting") == 2)
+        await chat.answered()
+        await chat.send("/edit")
+        await chat.until(lambda: chat.app.prompt.text == "hello")
+        await chat.press("escape")
+        await chat.send("/race")
+        await chat.until(lambda: "as fast" in chat.screen())
