@@ -6,6 +6,7 @@ import asyncio
 from collections.abc import Sequence
 
 from medusa_chat.app.app import MedusaApp
+from medusa_chat.app.collecting import collect_when_quiet
 from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
 from medusa_chat.history import History
 from medusa_chat.records import LoadRequest
@@ -28,9 +29,14 @@ async def _run(settings: Settings, request: LoadRequest, resume: bool, engine_co
     engine = EngineProcess(engine_command)
     history = History()
     app = MedusaApp(settings, request, engine, history, resume)
+    # Begun by the app's first pause, so that it doesn't delay the first picture.
+    collecting = asyncio.create_task(
+        collect_when_quiet(lambda: None if app.is_answering else app.prompt.text)
+    )
     try:
         await app.run_async()
     finally:
+        collecting.cancel()
         await engine.close()
         history.close()
     return app.return_code or 0

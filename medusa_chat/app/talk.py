@@ -180,9 +180,9 @@ class Talk(Vertical):
             await self.chat.notice(sentence, before=self._answer.widget)
 
     @on(ReplyGrew)
-    async def show_growth(self, event: ReplyGrew) -> None:
+    def show_growth(self, event: ReplyGrew) -> None:
         if self._answer is not None:
-            await self._answer.grow(event.chunks, self.conversation)
+            self._answer.grow(event.chunks, self.conversation)
             self.post_message(self.Measured())
 
     @on(ReplyEnded)

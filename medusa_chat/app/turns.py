@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
-from textual.widgets.markdown import MarkdownStream
 
 from medusa_chat.app.conversation import Turn
-from medusa_chat.app.safe_markdown import SafeMarkdown
+from medusa_chat.app.reply_text import PartView, ReplyText
 from medusa_chat.printable import printable
 
 
@@ -38,28 +39,25 @@ class AssistantTurn(Vertical):
         super().__init__()
         self.turn = turn
         self.is_settled = turn is not None
-        text = turn.content if turn else ""
-        self._markdown = SafeMarkdown(printable(text) or None)
+        self._text = ReplyText(turn.content if turn else "")
         self._caption = Static(Content(caption), markup=False, classes="caption")
-        self._stream: MarkdownStream | None = None
 
     def compose(self) -> ComposeResult:
-        yield self._markdown
+        yield self._text
         yield self._caption
 
-    async def feed(self, text: str) -> None:
-        """Appends to the reply."""
-        if self._stream is None:
-            self._stream = SafeMarkdown.get_stream(self._markdown)
-            self.show_caption("")
-        await self._stream.write(printable(text))
+    @property
+    def parts(self) -> Iterable[PartView]:
+        """What its text is made of on the screen."""
+        return self._text.parts
 
-    async def finish(self, text: str, caption: str) -> None:
-        """Shows the whole reply as one document: a stream's pieces may have split a block."""
-        if self._stream is not None:
-            await self._stream.stop()
-            self._stream = None
-        await self._markdown.update(printable(text))
+    def feed(self, text: str) -> None:
+        """Appends to the reply."""
+        self._text.feed(text)
+
+    async def finish(self, caption: str) -> None:
+        """The whole reply has been fed."""
+        await self._text.finish()
         self.show_caption(caption)
         self.is_settled = True
 
