@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Sequence
 
 from medusa_chat.app.app import MedusaApp
+from medusa_chat.app.collecting import collect_when_quiet
 from medusa_chat.app.models.first_run import to_fetch
-from medusa_chat.engine.process import EngineProcess
+from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
 from medusa_chat.history import History
 from medusa_chat.records import LoadRequest
 from medusa_chat.settings import Settings
@@ -14,18 +16,28 @@ from medusa_chat.settings import Settings
 __all__ = ["MedusaApp", "run_app"]
 
 
-def run_app(settings: Settings, request: LoadRequest, resume: bool = False) -> int:
+def run_app(
+    settings: Settings,
+    request: LoadRequest,
+    resume: bool = False,
+    engine_command: Sequence[str] = WORKER_COMMAND,
+) -> int:
     """Opens the chat and returns its exit status. resume: go on with the latest conversation."""
-    return asyncio.run(_run(settings, request, resume))
+    return asyncio.run(_run(settings, request, resume, engine_command))
 
 
-async def _run(settings: Settings, request: LoadRequest, resume: bool) -> int:
-    engine = EngineProcess()
+async def _run(settings: Settings, request: LoadRequest, resume: bool, engine_command: Sequence[str]) -> int:
+    engine = EngineProcess(engine_command)
     history = History()
     app = MedusaApp(settings, request, engine, history, resume, to_fetch)
+    # Begun by the app's first pause, so that it doesn't delay the first picture.
+    collecting = asyncio.create_task(
+        collect_when_quiet(lambda: None if app.is_answering else app.prompt.text)
+    )
     try:
         await app.run_async()
     finally:
+        collecting.cancel()
         await engine.close()
         history.close()
     return app.return_code or 0

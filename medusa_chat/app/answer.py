@@ -36,14 +36,15 @@ class Answer:
     is_second_try: bool = False
     finish_reason: FinishReason | None = None
 
-    async def begin(self) -> None:
+    def begin(self) -> None:
         """Shows what there is of a reply that is gone on with."""
         if self.turn is not None:
             self.turn.reopen()
             self.widget.turn = self.turn
-            await self.widget.feed(self.turn.content)
+            self.widget.show_caption("")
+            self.widget.feed(self.turn.content)
 
-    async def grow(self, chunks: Sequence[Chunk], conversation: Conversation) -> None:
+    def grow(self, chunks: Sequence[Chunk], conversation: Conversation) -> None:
         """Takes in what the engine has added. The first text adds a turn to the conversation."""
         for chunk in chunks:
             self.meter.add(chunk.step)
@@ -53,15 +54,16 @@ class Answer:
             return
         if self.turn is None:
             self.turn = self.widget.turn = conversation.add("assistant", "", partial=True)
+            self.widget.show_caption("")
         self.turn.content += printable(text)
         self.turn.pieces += pieces_of(chunks)
-        await self.widget.feed(text)
+        self.widget.feed(text)
 
     async def finish(self) -> None:
         """No more chunks come."""
         if self.turn is not None:
             self.turn.partial, self.turn.caption = self.was_cut, self.caption()
-            await self.widget.finish(self.turn.content, self.turn.caption)
+            await self.widget.finish(self.turn.caption)
         elif self.finish_reason is None:
             await self.widget.remove()  # the notice of the error says it all
         else:

@@ -170,7 +170,7 @@ class Talk(Vertical):
         caption = "…" if self._loader.phase == "ready" else "waiting for the model …"
         answer = self._answer = Answer(self.chat.new_reply(caption), self.meter, begun)
         await self.chat.show(answer.widget)
-        await answer.begin()
+        answer.begin()
         self.chat.anchor()
         self.run_worker(self._save_then_ask(answer), group="ask")
 
@@ -197,9 +197,9 @@ class Talk(Vertical):
             await self.chat.notice(sentence, before=self._answer.widget)
 
     @on(ReplyGrew)
-    async def show_growth(self, event: ReplyGrew) -> None:
+    def show_growth(self, event: ReplyGrew) -> None:
         if self._answer is not None:
-            await self._answer.grow(event.chunks, self.conversation)
+            self._answer.grow(event.chunks, self.conversation)
             self.post_message(self.Measured())
 
     @on(ReplyEnded)

@@ -2,17 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Literal
 
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
-from textual.widgets.markdown import MarkdownStream
 
 from medusa_chat.app.conversation import Turn
 from medusa_chat.app.origins import coloured, legend
-from medusa_chat.app.safe_markdown import SafeMarkdown
+from medusa_chat.app.reply_text import PartView, ReplyText
 from medusa_chat.printable import printable
 
 _LINES_SHOWN_FOLDED = 6
@@ -75,31 +75,29 @@ class AssistantTurn(Vertical):
         self.is_settled = turn is not None
         self._place = place
         self._view: View = "rendered"
-        self._markdown = SafeMarkdown(printable(turn.content) if turn and turn.content else None)
+        self._text = ReplyText(turn.content if turn else "")
         self._letters = Static(markup=False, classes="letters")
         self._ending = caption
         self._caption = Static(self._caption_line(), markup=False, classes="caption")
-        self._stream: MarkdownStream | None = None
 
     def compose(self) -> ComposeResult:
-        yield self._markdown
+        yield self._text
         yield self._letters
         yield self._caption
 
-    async def feed(self, text: str) -> None:
+    @property
+    def parts(self) -> Iterable[PartView]:
+        """What its text is made of on the screen."""
+        return self._text.parts
+
+    def feed(self, text: str) -> None:
         """Appends to the reply."""
-        if self._stream is None:
-            self._stream = SafeMarkdown.get_stream(self._markdown)
-            self.show_caption("")
-        await self._stream.write(printable(text))
+        self._text.feed(text)
         self._show_letters()
 
-    async def finish(self, text: str, caption: str) -> None:
-        """Shows the whole reply as one document: a stream's pieces may have split a block."""
-        if self._stream is not None:
-            await self._stream.stop()
-            self._stream = None
-        await self._markdown.update(printable(text))
+    async def finish(self, caption: str) -> None:
+        """The whole reply has been fed."""
+        await self._text.finish()
         self._show_letters()
         self.show_caption(caption)
         self.is_settled = True

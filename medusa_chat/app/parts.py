@@ -1,0 +1,88 @@
+"""A growing Markdown text, parted so that what is laid out again while it streams stays short."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from dataclasses import dataclass
+
+_LINES_A_PART = 40
+_LETTERS_A_PART = 4000
+_FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
+_ITEM_OR_HEADING = re.compile(r"(?:[-+*]|\d{1,9}[.)]|#{1,6})\s")
+
+
+@dataclass(eq=False, slots=True)
+class Part:
+    """source: a document of its own. went_on: the block at its beginning is that at the end of the one before."""
+
+    source: str = ""
+    num_lines: int = 0
+    went_on: bool = False
+
+
+class Parts:
+    """Takes in text; a new part begins where a block does, or inside of one that is too long.
+
+    A block of code that is parted is opened again, a table gets its heading again. Looks at lines only:
+    parsing megabytes would take minutes.
+    """
+
+    def __init__(self) -> None:
+        self.last = Part()
+        self._line = ""  # the beginning of the line that the text ends in
+        self._after_blank = True
+        self._fence: tuple[str, str] | None = None  # its marks, and the line that opens it
+        self._table: list[str] = []
+
+    def grow(self, text: str) -> Iterator[Part]:
+        """Yields each part that the text goes into, when it has its share of it."""
+        for piece in _pieces(text):
+            if self._must_part and (opening := self._opening(piece)) is not None:
+                yield self.last
+                self.last = Part(opening, opening.count("\n"), went_on=not self._begins_block(piece))
+            self._take(piece)
+        yield self.last
+
+    @property
+    def _must_part(self) -> bool:
+        return self.last.num_lines >= _LINES_A_PART or len(self.last.source) >= _LETTERS_A_PART
+
+    def _begins_block(self, piece: str) -> bool:
+        return self._fence is None and not self._line and self._after_blank and piece[:1] not in " \t\n"
+
+    def _opening(self, piece: str) -> str | None:
+        """What a part that begins here has to begin with; None where none may."""
+        is_long = self.last.num_lines >= 2 * _LINES_A_PART or len(self.last.source) >= 2 * _LETTERS_A_PART
+        if self._fence is not None:
+            return self._fence[1] if not self._line or is_long else None
+        if self._begins_block(piece) or (not self._line and _ITEM_OR_HEADING.match(piece)):
+            return ""
+        if not is_long:
+            return None
+        return "".join(self._table[:2]) if len(self._table) > 2 and not self._line else ""
+
+    def _take(self, piece: str) -> None:
+        self.last.source += piece
+        self._line += piece
+        if piece.endswith("\n"):
+            self.last.num_lines += 1
+            self._end_line(self._line)
+            self._line = ""
+
+    def _end_line(self, line: str) -> None:
+        self._after_blank = not line.strip()
+        mark = _FENCE.match(line)
+        if self._fence is not None:
+            if mark and mark[1].startswith(self._fence[0]) and not mark[2].strip():
+                self._fence, self._after_blank = None, True
+        elif mark:
+            self._fence = mark[1], line
+        self._table = [*self._table[:2], line] if line.lstrip().startswith("|") else []
+
+
+def _pieces(text: str) -> Iterator[str]:
+    """Lines, and long ones in pieces."""
+    for line in text.splitlines(keepends=True):
+        for start in range(0, len(line), _LETTERS_A_PART):
+            yield line[start : start + _LETTERS_A_PART]
