@@ -83,7 +83,7 @@ class SlashCommands:
         blocks = code_blocks(reply.content)
         if not number.isdecimal() or not 1 <= int(number) <= len(blocks):
             raise UsageError(
-                f"The last reply has {len(blocks)} blocks of code: /copy NUMBER copies one of them."
+                f"Blocks of code in the last reply: {len(blocks)}. /copy NUMBER copies one of them."
             )
         self._talk.post_message(TurnList.CopyWanted(blocks[int(number) - 1], f"block {number}"))
 
