@@ -9,7 +9,8 @@ UNKNOWN = "–"
 _QUANTIZATIONS: dict[Quantization, str] = {"4bit": "4-bit", "8bit": "8-bit", "none": "none"}
 _ORIGINS: dict[Origin, str] = {
     "load": "timed at load",
-    "scaled": "scaled from load",
+    "quieter": "timed when quieter",
+    "busier": "timed when busier",
     "session": "timed in session",
 }
 _ENERGY_LABELS: dict[EnergySource, str] = {"card": "Card energy", "package": "CPU energy"}
@@ -25,7 +26,7 @@ def speedup(meter: ReplyMeter) -> str:
 
 
 def plain_speed(meter: ReplyMeter) -> str:
-    """Tokens per second of plain decoding, and where they come from."""
+    """Tokens per second of plain decoding, and when they were timed."""
     seconds = meter.plain_seconds
     return UNKNOWN if seconds is None else f"{number(1 / seconds)} {_ORIGINS[meter.plain_origin]}"
 

@@ -16,9 +16,10 @@ _SECONDS_OF_NOW = 1.0
 _STEPS_TO_TRUST = 16
 _STEPS_REMEMBERED = 1024  # of any kind: what was decoded longer ago tells little of the machine now
 _PLAIN_STEPS_REMEMBERED = 256
-_SAME_PACE = 0.1
+# Steps of a reply took up to 1.6 times what they took at load while plain ones took no longer.
+_OTHER_PACE = 1.75
 
-Origin = Literal["load", "scaled", "session"]
+Origin = Literal["load", "quieter", "busier", "session"]
 
 
 class PlainReference:
@@ -115,23 +116,22 @@ class ReplyMeter:
 
     @property
     def plain_seconds(self) -> float | None:
-        """Of one plain step while this reply was decoded; None if unknown.
-
-        What was timed at load is scaled by the pace: a machine that has become busier since would not have
-        spared plain steps.
-        """
+        """Of one plain step; None if unknown."""
         in_session = self.plain.seconds_in_session
-        at_load = self.plain.at_load.get(1)
-        if in_session is not None or at_load is None:
-            return in_session
-        return at_load * self.pace
+        return self.plain.at_load.get(1) if in_session is None else in_session
 
     @property
     def plain_origin(self) -> Origin:
-        """Where plain_seconds come from."""
+        """When plain_seconds were timed; quieter, busier: at load, when the machine was clearly more so.
+
+        Scaled by the pace they would not be true either: the more threads and work a step has, the more of
+        the others' load it feels.
+        """
         if self.plain.seconds_in_session is not None:
             return "session"
-        return "load" if abs(self.pace - 1) <= _SAME_PACE else "scaled"
+        if self.pace > _OTHER_PACE:
+            return "quieter"
+        return "load" if self.pace > 1 / _OTHER_PACE else "busier"
 
     @property
     def speedup(self) -> float | None:

@@ -61,7 +61,7 @@ def speed_lines(meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | 
     per_second = figures.now_and_average(meter.tokens_per_second_now, meter.figures.tokens_per_second, 1)
     lines = [
         _title("Speed"),
-        _row("Speed-up", _gain(meter, options), "bold $primary"),
+        _row("Speed-up", _gain(meter, options), f"bold {_trust(meter)}"),
         _row("Tokens/s", per_second, "bold"),
         _row("Plain", figures.plain_speed(meter), "$foreground 70%"),
         _row("First token", figures.first_token(meter)),
@@ -77,6 +77,11 @@ def _gain(meter: ReplyMeter, options: SamplingOptions) -> str:
     if meter.figures.steps and not meter.drafted:
         return "plain decoding"  # the engine found that drafting doesn't pay
     return figures.speedup(meter)
+
+
+def _trust(meter: ReplyMeter) -> str:
+    """The speed-up's colour: a warning where plain decoding was timed under another load."""
+    return "$warning" if meter.drafted and meter.plain_origin in ("quieter", "busier") else "$primary"
 
 
 def draft_lines(meter: ReplyMeter, info: EngineInfo | None) -> list[Content]:

@@ -51,24 +51,33 @@ def meter_after(plain: PlainReference, num_steps: int, num_nodes: int, seconds: 
 
 def test_plain_steps_of_the_session_replace_the_reference_once_there_are_enough() -> None:
     plain = PlainReference({1: 0.020, 16: 0.025})
-    assert figures.plain_speed(meter_after(plain, 15, 1, 0.040)) == "25.0 scaled from load"
+    assert figures.plain_speed(meter_after(plain, 15, 1, 0.030)) == "50.0 timed at load"
     drafted = meter_after(plain, 4, 16, 0.025)
     assert figures.plain_speed(drafted) == "50.0 timed at load"
     meter_after(plain, 1, 1, 5.0)  # of another reply, and held up: the median bears it
-    assert (figures.plain_speed(drafted), drafted.plain_seconds) == ("25.0 timed in session", 0.040)
+    assert (figures.plain_speed(drafted), drafted.plain_seconds) == ("33.3 timed in session", 0.030)
     assert drafted.speedup == 2.0  # never more than the tokens of a step
     meter_after(plain, 1024, 16, 0.025)
     assert figures.plain_speed(drafted) == "50.0 timed at load"  # those steps are long ago
     assert figures.plain_speed(ReplyMeter()) == "–"
 
 
-def test_a_busier_machine_does_not_change_the_speedup() -> None:
-    plain = PlainReference({1: 0.020, 16: 0.025})
-    quiet, busy = (meter_after(plain, 10, 16, seconds) for seconds in (0.025, 0.050))
-    assert quiet.speedup == busy.speedup == pytest.approx(1.6)
-    assert figures.plain_speed(busy) == "25.0 scaled from load"
-    unknown_size = meter_after(plain, 10, 12, 0.050)
-    assert figures.plain_speed(unknown_size) == "50.0 timed at load"
+@pytest.mark.parametrize(
+    ("num_nodes", "seconds", "told"),
+    [
+        (16, 0.040, "at load"),
+        (16, 0.050, "when quieter"),
+        (16, 0.010, "when busier"),
+        (1, 0.040, "when quieter"),
+        (12, 9.0, "at load"),  # a size that nobody timed tells nothing
+    ],
+)
+def test_a_reference_of_another_machine_load_is_called_so(num_nodes: int, seconds: float, told: str) -> None:
+    meter = meter_after(PlainReference({1: 0.020, 16: 0.025}), 10, num_nodes, seconds)
+    assert figures.plain_speed(meter) == f"50.0 timed {told}"
+    (row,) = (line for line in speed_lines(meter, SamplingOptions(), INFO) if "Speed-up" in str(line))
+    is_warned = any("$warning" in str(span.style) for span in row.spans)
+    assert is_warned == ("load" not in told and num_nodes > 1)
 
 
 def test_steps_of_one_node_where_others_draft_are_no_reference() -> None:
@@ -146,7 +155,10 @@ def test_no_figure_is_too_wide_for_the_panel() -> None:
     for joules in range(2000):
         meter.add(StepStats(64, 16, 0.0002, 1_000_000, 5, 5, joules * 1e5))
     info = replace(INFO, context_length=1_048_576, energy_source="package")
-    text_of([*speed_lines(meter, SamplingOptions(), info), *draft_lines(meter, info)])
+    full = text_of([*speed_lines(meter, SamplingOptions(), info), *draft_lines(meter, info)])
+    # Nor is there a line more or less than before the first step: nothing is laid out anew in a reply.
+    empty = text_of([*speed_lines(ReplyMeter(), SamplingOptions(), info), *draft_lines(ReplyMeter(), info)])
+    assert len(full) == len(empty)
 
 
 @pytest.mark.parametrize(
