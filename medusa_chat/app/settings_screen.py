@@ -26,6 +26,7 @@ from medusa_chat.printable import printable
 from medusa_chat.settings import save_defaults
 
 _BIG = 5
+_OTHER_LINES = 7  # the border's two, the title, three of help, the keys
 _TITLE = "Settings · • differs from default"
 _KEYS = (
     "←→ step · [@click=screen.type]Enter exact[/] · [@click=screen.reset]Del reset[/] · "
@@ -37,36 +38,49 @@ _KEYS = (
 class Rows(VerticalScroll, can_focus=False, inherit_bindings=False):
     """The keys here are for the row that has the focus."""
 
+    # Priority: they are followed in the order they were typed, before what is typed into a box after them.
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up", "app.focus_previous", show=False),
-        Binding("down", "app.focus_next", show=False),
-        Binding("home", "screen.go(0)", show=False),
-        Binding("end", "screen.go(-1)", show=False),
-        Binding("left", "screen.step(-1)", show=False),
-        Binding("right,space", "screen.step(1)", show=False),
-        Binding("shift+left", f"screen.step(-{_BIG})", show=False),
-        Binding("shift+right", f"screen.step({_BIG})", show=False),
-        Binding("enter", "screen.type", show=False),
-        Binding("delete,backspace", "screen.reset", show=False),
-        Binding("s", "screen.save", show=False),
-        Binding("b", "screen.reset_all", show=False),
-        Binding("u", "screen.undo", show=False),
+        Binding(keys, action, show=False, priority=True)
+        for keys, action in (
+            ("up", "app.focus_previous"),
+            ("down", "app.focus_next"),
+            ("home", "screen.go(0)"),
+            ("end", "screen.go(-1)"),
+            ("left", "screen.step(-1)"),
+            ("right,space", "screen.step(1)"),
+            ("shift+left", f"screen.step(-{_BIG})"),
+            ("shift+right", f"screen.step({_BIG})"),
+            ("enter", "screen.type"),
+            ("delete,backspace", "screen.reset"),
+            ("s", "screen.save"),
+            ("b", "screen.reset_all"),
+            ("u", "screen.undo"),
+        )
     ]
+
+    class Resized(Message):
+        """Other lines need more room, or less."""
+
+    def on_resize(self) -> None:
+        self.post_message(self.Resized())
 
 
 class SettingsScreen(ModalScreen[None]):
-    """Closed by Esc. Posts what is in force after each change; `show` tells it of changes made elsewhere."""
+    """Closed by Esc. Posts what is in force after each change; `show` tells it of changes made elsewhere.
+
+    The focus is moved by set_focus, at once: a widget's own focus() lets keys typed after it go astray.
+    """
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "leave", "Close")]
     DEFAULT_CSS = """
     SettingsScreen {
         align: center middle;
         #settings {
-            width: 76; max-width: 100%; height: auto; max-height: 100%;
+            width: 76; max-width: 100%; max-height: 100%;
             padding: 0 1; background: $surface; border: round $primary;
         }
         #settings-title { height: 1; text-style: bold; color: $foreground 50%; }
-        Rows { height: auto; scrollbar-size-vertical: 1; }
+        Rows { height: 1fr; min-height: 1; scrollbar-size-vertical: 1; }
         DialRow { height: 1; }
         DialRow:hover { background: $foreground 8%; }
         Input { display: none; background: $background; padding: 0 1; }
@@ -112,7 +126,8 @@ class SettingsScreen(ModalScreen[None]):
         self._help = Static(markup=False, id="settings-help")
 
     def compose(self) -> ComposeResult:
-        with Vertical(id="settings"):
+        with Vertical(id="settings") as box:
+            box.styles.height = len(self._rows) + _OTHER_LINES
             yield Static(_TITLE, markup=False, id="settings-title")
             with Rows():
                 yield from self._rows.values()
@@ -121,19 +136,8 @@ class SettingsScreen(ModalScreen[None]):
             yield Static(Content.from_markup(_KEYS), id="settings-keys")
 
     def on_mount(self) -> None:
-        self._current.focus()
+        self.set_focus(self._current)
         self._draw()
-
-    def on_resize(self) -> None:
-        self._fit()
-
-    def _fit(self) -> None:
-        """The rows get what the rest leaves: a container as high as they are would push the rest out."""
-        box = self.query_one("#settings")
-        rows = self.query_one(Rows)
-        others = sum(child.outer_size.height for child in box.children if child is not rows)
-        rows.styles.max_height = max(self.size.height - box.gutter.height - others, 1)
-        self.call_after_refresh(self._current.scroll_visible, animate=False)
 
     def show(self, setup: Setup) -> None:
         """Something else has changed an option."""
@@ -148,19 +152,26 @@ class SettingsScreen(ModalScreen[None]):
 
     def _say(self, sentence: str) -> None:
         self._help.update(Content(printable(sentence)))
-        self.call_after_refresh(self._fit)
 
     @property
     def _dial(self) -> Dial:
+        """That of the row the keys are for, also when the news of its focus is still on its way."""
+        if isinstance(self.focused, DialRow):
+            self._current = self.focused
         return self._current.dial
 
     @on(events.DescendantFocus)
     def follow_focus(self, event: events.DescendantFocus) -> None:
-        if isinstance(event.widget, DialRow):
-            self._close_input()
+        # It may have lost it again by now: to the box for an exact value, say.
+        if isinstance(event.widget, DialRow) and event.widget.has_focus:
+            self._exact.display = False
             self._current = event.widget
             self._say(self._dial.help)
             self._draw()
+
+    @on(Rows.Resized)
+    def keep_in_view(self) -> None:
+        self._current.scroll_visible(animate=False)
 
     # Changes
 
@@ -206,7 +217,7 @@ class SettingsScreen(ModalScreen[None]):
         self._try(lambda: self._dials.slide(self._setup, self._dial.name, event.share))
 
     def action_go(self, place: int) -> None:
-        tuple(self._rows.values())[place].focus()
+        self.set_focus(tuple(self._rows.values())[place])
 
     # Exact values
 
@@ -221,14 +232,14 @@ class SettingsScreen(ModalScreen[None]):
         self._exact.suggester = SuggestFromList(choices) if choices else None
         self._exact.value = dial.shown(self._setup)
         self._exact.display = True
-        self._exact.focus()
+        self.set_focus(self._exact)
         self._say(f"{dial.label}: {printable(dial.scale.wanted)}.")
 
     @on(Input.Submitted)
     def take_typed(self, event: Input.Submitted) -> None:
         event.stop()
         if self._take(event.value):
-            self._current.focus()
+            self.set_focus(self._current)
 
     def _take_text(self, text: str | None) -> None:
         self._take(text or "")
@@ -236,12 +247,9 @@ class SettingsScreen(ModalScreen[None]):
     def _take(self, text: str) -> bool:
         return self._try(lambda: self._dials.set(self._setup, self._dial.name, text))
 
-    def _close_input(self) -> None:
-        self._exact.display = False
-
     def action_leave(self) -> None:
         if self._exact.has_focus:
-            self._current.focus()
+            self.set_focus(self._current)
         else:
             self.dismiss()
 

@@ -105,6 +105,19 @@ async def test_left_and_right_step_and_shift_steps_further() -> None:
         assert page.options == SamplingOptions(temperature=0.0)
 
 
+async def test_keys_typed_in_haste_are_for_the_row_they_were_meant_for() -> None:
+    async with opened() as page:
+        for key in ("down", "right", "down", "left"):
+            page.app.simulate_key(key)
+        await page.pilot.pause()
+        assert page.options == SamplingOptions(temperature=0.3, top_p=0.85)
+        for key in ("end", "enter", *"dracula", "enter"):
+            page.app.simulate_key(key)
+        await page.pilot.pause()
+        assert page.app.setup.theme == "dracula"
+        assert page.options == SamplingOptions(temperature=0.3, top_p=0.85)
+
+
 async def test_delete_and_backspace_reset_one_and_b_all_and_u_brings_them_back() -> None:
     changed = Setup(SamplingOptions(temperature=1.5, seed=7), "Be kind.", "nord")
     async with opened(changed) as page:

@@ -15,7 +15,14 @@ from medusa_chat.engine import session as session_module
 from medusa_chat.engine.energy import EnergyMeter
 from medusa_chat.engine.opening import open_heads, open_model
 from medusa_chat.engine.session import Session
-from medusa_chat.errors import HeadsMismatch, ModelNotFound, OutOfMemory, UnsupportedModel, UsageError
+from medusa_chat.errors import (
+    HeadsMismatch,
+    ModelNotFound,
+    OutOfMemory,
+    PromptTooLong,
+    UnsupportedModel,
+    UsageError,
+)
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.prompt_file import read_prompt_file
 from medusa_chat.records import (
@@ -278,3 +285,15 @@ def test_twenty_prompts_are_answered_alike_at_every_tree_size(
             if ids(reply(session, messages, replace(options, tree_size=tree_size))) != plain
         ]
     assert not different
+
+
+def test_the_options_say_what_a_full_context_does(session: Session) -> None:
+    turn = [Message("user", "why " * 3000), Message("assistant", "so")]
+    session.options = replace(GREEDY, max_tokens=2)
+    full = [*turn, *turn, *turn, *QUESTION]
+    started = next(iter(session.reply(full)))
+    assert isinstance(started, ReplyStarted)
+    assert started.num_dropped > 0
+    session.options = replace(GREEDY, max_tokens=2, context="stop")
+    with pytest.raises(PromptTooLong, match="The context policy is stop"):
+        next(iter(session.reply(full)))
