@@ -87,3 +87,8 @@ def set_option(options: SamplingOptions, name: str, value: str) -> SamplingOptio
         return replace(options, **{name.replace("-", "_"): read_value})
     except ValueError as error:
         raise UsageError(str(error)) from None
+
+
+def option_values() -> dict[str, str]:
+    """What each option takes, in words."""
+    return {name: wanted for name, (_, wanted) in _SETTABLE.items()}
