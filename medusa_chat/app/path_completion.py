@@ -33,8 +33,8 @@ def _entries(folder: str, typed: str) -> Iterator[tuple[int, bool, str, str]]:
         for entry in entries:
             name = entry.name
             near = closeness(typed, name)
-            is_hidden = name.startswith(".") and not typed.startswith(".")
-            if near is None or is_hidden or printable(name) != name:
+            is_fitting = name.startswith(".") == typed.startswith(".")
+            if near is None or not is_fitting or printable(name) != name:
                 continue
             is_folder = entry.is_dir()
             yield near, not is_folder, name.lower(), f"{name}/" if is_folder else name

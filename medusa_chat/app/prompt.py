@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from typing import ClassVar
+from unicodedata import category
 
 from textual import events
 from textual.binding import Binding, BindingType
@@ -167,10 +168,18 @@ class Prompt(TextArea):
     async def _on_key(self, event: events.Key) -> None:
         if event.is_printable:
             return
+        if event.character and category(event.character) == "Cf":
+            self._insert_joiner(printable(event.character))
+            event.prevent_default()
+            return
         self._follow()  # what was typed before this key may not have been told yet
         if self.popup.take_key(event.key) or self._take_key(event.key) or await self._run_binding(event.key):
             event.prevent_default()
             event.stop()
+
+    def _insert_joiner(self, character: str) -> None:
+        """Python calls them unprintable, and TextArea drops them: emoji of several parts, Persian words."""
+        self.replace(character, *self.selection, maintain_selection_offset=False)
 
     async def _run_binding(self, key: str) -> bool:
         """At once. The app would look for it later: priority bindings would overtake letters still on their
