@@ -11,6 +11,7 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 
+from medusa_chat.app import dials
 from medusa_chat.app.answer import Answer
 from medusa_chat.app.chat_view import ChatView
 from medusa_chat.app.clipboard import copy
@@ -74,7 +75,7 @@ class Talk(Vertical):
         self.chat = ChatView(self._place_of)
         self.strip = StatusStrip()
         self.prompt = Prompt(
-            placeholder="Ask something. Enter sends, Ctrl+J begins a new line.", highlight_cursor_line=False
+            dials.option_values, placeholder="Ask something. Enter sends, Ctrl+J begins a new line."
         )
         self._link = link
         self._loader = loader
@@ -90,6 +91,7 @@ class Talk(Vertical):
         yield self._loader
         yield self.strip
         yield self.prompt
+        yield self.prompt.popup
 
     async def on_mount(self) -> None:
         await self.chat.greet(self._greeting)
