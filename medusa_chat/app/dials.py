@@ -291,8 +291,3 @@ def _allowed(change: Callable[[], Setup]) -> Setup:
         return change()
     except ValueError as error:
         raise UsageError(str(error)) from None
-
-
-def set_option(options: SamplingOptions, name: str, value: str) -> SamplingOptions:
-    """The options with one of them set as the user typed it. Raises UsageError."""
-    return Dials().set(Setup(options, None, ""), name, value).options

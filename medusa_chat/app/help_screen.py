@@ -13,7 +13,7 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from medusa_chat.app.commands import COMMANDS
-from medusa_chat.app.keys import chat_rows, conversation_rows
+from medusa_chat.app.keys import chat_rows, conversation_rows, message_rows
 
 _FIRST_COLUMN = 22
 
@@ -32,6 +32,7 @@ class HelpScreen(ModalScreen[None]):
         for title, rows in (
             ("Keys", chat_rows(self._keymap)),
             ("Commands", [(f"/{command.name} {command.argument}", command.help) for command in COMMANDS]),
+            ("On a selected message", message_rows(self._keymap)),
             ("In the conversations", conversation_rows(self._keymap)),
         ):
             lines += [Content.assemble((title, "bold $foreground 50%")), *(_line(*row) for row in rows)]

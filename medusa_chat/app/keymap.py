@@ -8,12 +8,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from textual.binding import Binding
 from textual.keys import KEY_NAME_REPLACEMENTS, key_to_character
 
-from medusa_chat.app.keys import APP, CONVERSATIONS, TALK, Shortcut, written
+from medusa_chat.app.keys import APP, CHAT, CONVERSATIONS, MESSAGES, TALK, Shortcut, written
 from medusa_chat.errors import UsageError
 from medusa_chat.printable import printable
 from medusa_chat.settings import did_you_mean, place_of
 
-_ROOMS = (APP, TALK, CONVERSATIONS)
+_ROOMS = (APP, (*TALK, *CHAT), (*CHAT, *MESSAGES), CONVERSATIONS)
+_WITHOUT_A_BOX = (*MESSAGES, *CONVERSATIONS)  # where letters can be keys
 _BY_ID = {shortcut.id: shortcut for room in _ROOMS for shortcut in room}
 _MODIFIERS = {"alt", "ctrl", "shift", "super"}
 _MOVES = {"up", "down", "left", "right", "home", "end", "pageup", "pagedown", "tab", "shift+tab"}
@@ -52,7 +53,7 @@ def _checked(written_key: str, id: str) -> str:
         what = f"there is no key {printable(written_key.strip())!r}; keys are written as f11, ctrl+r, alt+up"
         raise UsageError(_wrong(id, what))
     reason = _TAKEN.get(key)
-    if reason is None and _BY_ID[id] not in CONVERSATIONS:
+    if reason is None and _BY_ID[id] not in _WITHOUT_A_BOX:
         reason = _use_in_prompt(key)
     if reason is not None:
         raise UsageError(_wrong(id, f"{written(key)} can't be used, {reason}"))

@@ -38,12 +38,6 @@ APP = (
     Shortcut("top_k_up", "f7", "top_k(1)", "Raise top-k", "top-k up"),
     Shortcut("acceptance", "f8", "acceptance", "Accept", "acceptance: exact or typical (lossy)"),
     Shortcut("drafting", "f9", "drafting", "Draft", "drafting on or off", True),
-    Shortcut("origins", "f10", "origins", "Origins", "colour the reply by where its tokens come from"),
-    Shortcut("race", "f12", "race", "Race", "plain decoding against Medusa, side by side"),
-    Shortcut("regenerate", "ctrl+r", "regenerate", "Again", "answer once more; the answer before is kept"),
-    Shortcut("go_on", "ctrl+g", "go_on", "Go on", "go on with a stopped reply"),
-    Shortcut("select_up", "ctrl+up", "select(-1)", "Message above", "select the message above"),
-    Shortcut("select_down", "ctrl+down", "select(1)", "Message below", "select the message below"),
     Shortcut("new", "ctrl+n", "new", "New", "new conversation", True),
     Shortcut("conversations", "ctrl+o", "conversations", "Chats", "conversations beside the chat", True),
     Shortcut("models", "ctrl+l", "models", "Models", "models: choose, fetch"),
@@ -52,6 +46,22 @@ APP = (
     Shortcut("quit", "ctrl+q", "quit", "Quit", "quit", True),
 )
 TALK = (Shortcut("stop", "escape", "stop", "Stop", "stop the reply, keep what is there", True),)
+# Also of the chat, whatever in it has the focus.
+CHAT = (
+    Shortcut("select", "ctrl+up", "select_message", "Select", "select a message"),
+    Shortcut("again", "ctrl+r", "again", "Again", "another answer; the one before is kept"),
+    Shortcut("go_on", "ctrl+g", "go_on", "Go on", "go on with a stopped reply"),
+    Shortcut("origins", "f10", "origins", "Colours", "colour replies by who guessed each token"),
+    Shortcut("race", "f12", "race", "Race", "plain decoding against Medusa, side by side"),
+)
+MESSAGES = (
+    Shortcut("message_copy", "c", "copy", "Copy", "copy it", True),
+    Shortcut("message_again", "r", "again", "Again", "another answer in its place; it is kept", True),
+    Shortcut("message_edit", "e", "edit", "Edit", "say it otherwise, and go on from there; it is kept", True),
+    Shortcut("message_raw", "v", "raw", "Raw", "its Markdown as it was written, or rendered", True),
+    Shortcut("message_fold", "space", "fold", "Fold", "its first lines only, or all of it", True),
+    Shortcut("message_leave", "escape,enter", "leave", "Back", "back to the prompt", True),
+)
 TITLES = (
     Shortcut("chats_open", "enter", "select", "Open", "go on with the conversation", True),
     Shortcut("chats_search", "slash", "search", "Search", "search titles and all that was said", True),
@@ -71,6 +81,11 @@ _FIXED = (
     ("enter", "send"),
     ("ctrl+j,shift+enter", "new line"),
     ("pageup,pagedown", "scroll the chat"),
+)
+_FIXED_OF_MESSAGES = (
+    ("up,down", "the message above or below"),
+    ("left,right", "another answer, another wording, and what followed it"),
+    ("1,…,9", "copy a block of code of it"),
 )
 _NAMES = {"escape": "Esc", "pageup": "Page up", "pagedown": "Page down", "slash": "/", "question_mark": "?"}
 
@@ -104,7 +119,12 @@ def written(keys: str) -> str:
 
 def chat_rows(keymap: Mapping[str, str]) -> list[tuple[str, str]]:
     """Keys and what they do in the chat. keymap: id -> keys in place of the table's own."""
-    return [*((written(keys), help) for keys, help in _FIXED), *_rows((*TALK, *APP), keymap)]
+    return [*_fixed(_FIXED), *_rows((*TALK, *CHAT, *APP), keymap)]
+
+
+def message_rows(keymap: Mapping[str, str]) -> list[tuple[str, str]]:
+    """The same for the message that is selected."""
+    return [*_fixed(_FIXED_OF_MESSAGES), *_rows(MESSAGES, keymap)]
 
 
 def conversation_rows(keymap: Mapping[str, str]) -> list[tuple[str, str]]:
@@ -114,8 +134,13 @@ def conversation_rows(keymap: Mapping[str, str]) -> list[tuple[str, str]]:
 
 def markdown_table() -> str:
     """Of all that can be given other keys; the README has it."""
-    rows = [f"| `{s.id}` | {written(s.keys)} | {s.help} |" for s in (*TALK, *APP, *CONVERSATIONS)]
+    everything = (*TALK, *CHAT, *APP, *MESSAGES, *CONVERSATIONS)
+    rows = [f"| `{s.id}` | {written(s.keys)} | {s.help} |" for s in everything]
     return "\n".join(("| id | keys | |", "|---|---|---|", *rows))
+
+
+def _fixed(rows: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
+    return [(written(keys), help) for keys, help in rows]
 
 
 def _rows(shortcuts: Sequence[Shortcut], keymap: Mapping[str, str]) -> list[tuple[str, str]]:

@@ -8,7 +8,6 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medusa_chat import registry
-from medusa_chat.app import dials
 from medusa_chat.app.code_blocks import code_blocks
 from medusa_chat.app.commands import parse_command
 from medusa_chat.app.conversation import Turn
@@ -17,6 +16,7 @@ from medusa_chat.app.turn_list import TurnList
 from medusa_chat.errors import UsageError
 from medusa_chat.history import History
 from medusa_chat.records import Role
+from medusa_chat.settings import save_defaults
 
 if TYPE_CHECKING:
     from medusa_chat.app.app import MedusaApp
@@ -49,19 +49,28 @@ class SlashCommands:
         self._app.models.show_list()
 
     async def command_system(self, text: str) -> None:
-        conversation = self._talk.conversation
         if text:
-            conversation.system = text
-        system = conversation.system
+            self._app.set_up(replace(self._app.setup, system=text))
+        system = self._app.setup.system
         await self._talk.say(
             f"System prompt: {system}" if system else "There is no system prompt. /system TEXT sets one."
         )
 
-    def command_set(self, argument: str) -> None:
-        name, value = [*argument.split(), "", ""][:2]
-        if not value:
-            raise UsageError("/set takes an option and a value, such as /set temperature 0.7.")
-        self._app.use(dials.set_option(self._talk.options, name, value))
+    async def command_set(self, argument: str) -> None:
+        dials = self._app.dials
+        if argument:
+            self._app.set_up(dials.obey(self._app.setup, argument))
+        else:
+            await self._talk.say(dials.listing(self._app.setup, self._app.defaults))
+
+    def command_settings(self, _: str) -> None:
+        self._app.action_settings()
+
+    async def command_save(self, _: str) -> None:
+        setup = self._app.setup
+        path = await asyncio.to_thread(save_defaults, setup.options, setup.system, setup.theme)
+        self._app.defaults = setup
+        await self._talk.say(f"Saved as defaults in {path}.")
 
     def command_plain(self, _: str) -> None:
         self._app.action_drafting()

@@ -7,23 +7,26 @@ from typing import ClassVar
 
 from textual import on
 from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
+from textual.binding import BindingType
 from textual.containers import Vertical
 from textual.message import Message
 
-from medusa_chat.app import dials
+from medusa_chat.app import keys
 from medusa_chat.app.answer import Answer
 from medusa_chat.app.chat_view import ChatView
 from medusa_chat.app.clipboard import copy
 from medusa_chat.app.conversation import Conversation, Turn
+from medusa_chat.app.dials import Dials
 from medusa_chat.app.engine_link import EngineLink
 from medusa_chat.app.keeper import Keeper
+from medusa_chat.app.keys import bindings
 from medusa_chat.app.loader import Loader
 from medusa_chat.app.messages import ReplyBegan, ReplyEnded, ReplyGrew
 from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.app.prompt import Prompt
 from medusa_chat.app.race_screen import RaceScreen
 from medusa_chat.app.sentences import sentence_of
+from medusa_chat.app.stored_options import options_from_json, options_to_json
 from medusa_chat.app.strip import StatusStrip
 from medusa_chat.app.turn_list import TurnList
 from medusa_chat.errors import EngineCrashed, PromptTooLong
@@ -31,6 +34,7 @@ from medusa_chat.history import History
 from medusa_chat.records import SamplingOptions
 
 _SECONDS_BETWEEN_SAVES = 0.7
+_QUESTIONS_REMEMBERED = 200
 
 
 @dataclass(frozen=True, slots=True)
@@ -44,14 +48,7 @@ class _Wanted:
 class Talk(Vertical):
     """The chat and the box below it. A message sent while the model is loaded waits for it."""
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("escape", "stop", "Stop", key_display="Esc"),
-        Binding("ctrl+up", "select_message", "Select", priority=True, show=False),
-        Binding("ctrl+r", "again", "Again", priority=True, show=False),
-        Binding("ctrl+g", "go_on", "Go on", priority=True, show=False),
-        Binding("f10", "origins", "Colours", priority=True, show=False),
-        Binding("f12", "race", "Race", priority=True, show=False),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(keys.TALK), *bindings(keys.CHAT, priority=True)]
 
     class Measured(Message):
         """The figures of the reply under way have changed."""
@@ -71,11 +68,11 @@ class Talk(Vertical):
     ) -> None:
         super().__init__()
         self.conversation = Conversation(system)
-        self.options = options
+        self.options = self._defaults = options
         self.chat = ChatView(self._place_of)
         self.strip = StatusStrip()
         self.prompt = Prompt(
-            dials.option_values, placeholder="Ask something. Enter sends, Ctrl+J begins a new line."
+            lambda: Dials().values, placeholder="Ask something. Enter sends, Ctrl+J begins a new line."
         )
         self._link = link
         self._loader = loader
@@ -96,6 +93,14 @@ class Talk(Vertical):
     async def on_mount(self) -> None:
         await self.chat.greet(self._greeting)
         self.set_interval(_SECONDS_BETWEEN_SAVES, self._save_beside)
+        self.run_worker(self._recall(), group="recall")
+
+    async def _recall(self) -> None:
+        """What was asked before, for Up, and what was typed last and not sent."""
+        self.prompt.remember(await self.keeper.questions(_QUESTIONS_REMEMBERED))
+        draft = await self.keeper.draft(None)
+        if not (self.conversation.turns or self.prompt.text):
+            self.prompt.exchange(draft)
 
     def on_show(self) -> None:
         # A terminal too small for the chat has hidden the box, which costs it the keys.
@@ -129,6 +134,7 @@ class Talk(Vertical):
     def use(self, options: SamplingOptions) -> None:
         """From now on, the next step of a reply under way included."""
         before, self.options = self.options, options
+        self.conversation.options_json = options_to_json(options, self._defaults)
         if self._is_asked:
             self._link.set_options(options)
             if (options.drafting, options.acceptance) != (before.drafting, before.acceptance):
@@ -177,6 +183,8 @@ class Talk(Vertical):
         self.run_worker(self._save_then_ask(answer), group="ask")
 
     async def _save_then_ask(self, answer: Answer) -> None:
+        if self.conversation.id is None:
+            await self.keeper.keep_draft(None, "")  # it has been sent, and now gets a row
         await self.save()
         answer.is_saved = True
         self._ask_when_ready()
@@ -195,7 +203,8 @@ class Talk(Vertical):
         self.post_message(self.Measured())
         if (dropped := event.started.num_dropped) and self._answer is not None:
             were = "message was" if dropped == 1 else f"{dropped} messages were"
-            sentence = f"The context is full: the oldest {were} left out of what the model reads."
+            which = "the oldest " if self.options.context == "drop-oldest" else ""
+            sentence = f"The context is full: {which}{were} left out of what the model reads."
             await self.chat.notice(sentence, before=self._answer.widget)
 
     @on(ReplyGrew)
@@ -379,8 +388,8 @@ class Talk(Vertical):
             await self._enter(conversation, message_id)
 
     async def begin_another(self) -> None:
-        """A new conversation, with the system prompt of this one."""
-        await self.change_to(Conversation(self.conversation.system))
+        """A new conversation, with the system prompt and the options of this one."""
+        await self.change_to(Conversation(self.conversation.system, self.conversation.options_json))
 
     async def show_message(self, message_id: int | None) -> None:
         """Scrolls to a message of this conversation."""
@@ -396,8 +405,12 @@ class Talk(Vertical):
 
     async def _enter(self, conversation: Conversation, message_id: int | None) -> None:
         await self.save()
-        self._next = self._answer = None
+        if conversation is not self.conversation:
+            draft = await self.keeper.draft(conversation.id)
+            await self.keeper.keep_draft(self.conversation.id, self.prompt.exchange(draft))
+        self._next = self._answer = self._edited = None
         self.conversation = conversation
+        self.options, remark = options_from_json(conversation.options_json or "{}", self._defaults)
         self.meter = ReplyMeter(self._plain)
         self.post_message(self.Measured())
         if found := conversation.turn_stored_as(message_id):
@@ -406,7 +419,14 @@ class Talk(Vertical):
             await self.chat.show_turns(conversation.turns, found)
         else:
             await self.chat.greet(self._greeting)
+        if remark is not None:
+            await self.say(remark)
         self.post_message(self.Kept(conversation.id))
+
+    @on(Prompt.Drafted)
+    def keep_draft(self, event: Prompt.Drafted) -> None:
+        keeping = self.keeper.keep_draft(self.conversation.id, event.text)
+        self.run_worker(keeping, group="draft", exclusive=True)
 
     @on(Prompt.ScrolledChat)
     def scroll_chat(self, event: Prompt.ScrolledChat) -> None:

@@ -8,12 +8,14 @@ from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.message import Message
 
+from medusa_chat.app import keys
 from medusa_chat.app.code_blocks import code_blocks
 from medusa_chat.app.conversation import Turn
+from medusa_chat.app.keys import bindings
 from medusa_chat.app.turns import AssistantTurn, UserTurn
 
 MessageWidget = UserTurn | AssistantTurn
-_FOR_REPLIES = ("again", "raw")
+_FOR_REPLIES = ("again", "raw", "copy_code")
 _FOR_QUESTIONS = ("edit",)
 
 
@@ -21,20 +23,16 @@ class TurnList(Vertical):
     """Ctrl+Up selects the last message; these keys then work on the selected one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("up,k", "select(-1)", "Up", show=False),
-        Binding("down,j", "select(1)", "Down", show=False),
-        Binding("c", "copy", "Copy", key_display="C"),
+        Binding("up", "select(-1)", show=False),
+        Binding("down", "select(1)", show=False),
+        *bindings(keys.MESSAGES[:1]),
         *(
             Binding(str(n), f"copy_code({n})", "Copy code", key_display="1–9", show=n == 1)
             for n in range(1, 10)
         ),
-        Binding("r", "again", "Again", key_display="R"),
-        Binding("e", "edit", "Edit", key_display="E"),
-        Binding("left", "other(-1)", "Other", key_display="←→"),
+        *bindings(keys.MESSAGES[1:]),
+        Binding("left", "other(-1)", "Other", key_display="← →"),
         Binding("right", "other(1)", show=False),
-        Binding("v", "raw", "Raw", key_display="V"),
-        Binding("space", "fold", "Fold"),
-        Binding("escape,enter,i", "leave", "Back", key_display="Esc"),
     ]
 
     class CopyWanted(Message):
@@ -84,12 +82,12 @@ class TurnList(Vertical):
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
         """Only what can be done with the selected message is in the footer."""
         match self.selected:
-            case UserTurn():
-                return action not in _FOR_REPLIES
+            case UserTurn() as question:
+                return action not in _FOR_REPLIES and (action != "other" or question.has_others)
             case AssistantTurn() as reply:
                 if action == "copy_code":
                     return "```" in (reply.turn.content if reply.turn else "")
-                return action not in _FOR_QUESTIONS
+                return action not in _FOR_QUESTIONS and (action != "other" or reply.has_others)
         return False
 
     def select_last(self) -> bool:

@@ -44,6 +44,11 @@ class UserTurn(Static):
     def on_mount(self) -> None:
         self._show()
 
+    @property
+    def has_others(self) -> bool:
+        """It is one of several wordings."""
+        return bool(self._place)
+
     def toggle_fold(self) -> None:
         """Shows the first lines only, or all of it."""
         self._is_folded = not self._is_folded
@@ -84,6 +89,11 @@ class AssistantTurn(Vertical):
         yield self._text
         yield self._letters
         yield self._caption
+
+    @property
+    def has_others(self) -> bool:
+        """It is one of several answers."""
+        return bool(self._place)
 
     @property
     def parts(self) -> Iterable[PartView]:

@@ -15,6 +15,10 @@ from medusa_chat.app.panel import WIDTH, draft_lines, speed_lines
 from medusa_chat.records import EngineInfo, Message, SamplingOptions, StepStats
 
 
+def set_option(options: SamplingOptions, name: str, value: str) -> SamplingOptions:
+    return dials.Dials().set(dials.Setup(options, None, ""), name, value).options
+
+
 def test_meter_adds_up_steps_and_leaves_out_the_prefill() -> None:
     meter = ReplyMeter(PlainReference({1: 0.02}))
     meter.add(StepStats(num_nodes=0, num_tokens=1, seconds=5.0, context_tokens=11))
@@ -180,16 +184,16 @@ def test_no_figure_is_too_wide_for_the_panel() -> None:
     ],
 )
 def test_notches(turn: str, before: float, notches: int, after: float) -> None:
-    options = dials.set_option(SamplingOptions(), turn.replace("_", "-"), str(before))
+    options = set_option(SamplingOptions(), turn.replace("_", "-"), str(before))
     assert getattr(getattr(dials, f"turn_{turn}")(options, notches), turn) == after
 
 
 def test_exact_values() -> None:
     options = SamplingOptions()
     for name, value in (("seed", "7"), ("tree-size", "16"), ("drafting", "off"), ("acceptance", "typical")):
-        options = dials.set_option(options, name, value)
+        options = set_option(options, name, value)
     assert options == SamplingOptions(seed=7, tree_size=16, drafting=False, acceptance="typical")
-    assert dials.set_option(options, "seed", "auto").seed is None
+    assert set_option(options, "seed", "auto").seed is None
 
 
 def test_bars() -> None:

@@ -12,14 +12,11 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input
 
-from medusa_chat.app import app
-from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.dial_row import DialRow
 from medusa_chat.app.dials import Dials, Setup
 from medusa_chat.app.settings_screen import SettingsScreen
 from medusa_chat.records import SamplingOptions
 from medusa_chat.settings import Settings, load_settings
-from tests.app import conftest
 from tests.app.conftest import OpenChat
 
 DEFAULTS = Setup(SamplingOptions(), None, "textual-dark")
@@ -271,34 +268,11 @@ async def test_rows_never_lay_out() -> None:
 # In the chat
 
 
-class Wired(MedusaApp):
-    """The chat with the settings behind a key."""
-
-    CSS_PATH = Path(app.__file__).with_name("app.tcss")
-
-    @property
-    def setup(self) -> Setup:
-        return Setup(self.talk.options, self.talk.conversation.system, self.theme)
-
-    def action_settings(self) -> None:
-        defaults = Setup(self._settings.sampling, self._settings.system, self._settings.theme)
-        self.push_screen(SettingsScreen(Dials(self._settings.presets), self.setup, defaults))
-
-    @on(SettingsScreen.Changed)
-    def change(self, event: SettingsScreen.Changed) -> None:
-        self.talk.conversation.system = event.setup.system
-        self.theme = event.setup.theme
-        self.use(event.setup.options)
-
-
-async def test_a_change_reaches_the_reply_under_way(
-    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(conftest, "MedusaApp", Wired)
+async def test_a_change_reaches_the_reply_under_way(open_chat: OpenChat) -> None:
     async with open_chat(settings=Settings(system="Be kind.")) as chat:
         await chat.send("temperature")
         await chat.until(lambda: chat.replies and "T=0.2" in chat.replies[-1])
-        chat.app.action_settings()  # type: ignore[attr-defined]
+        await chat.press("ctrl+s")
         await chat.until(lambda: "Settings" in chat.screen())
         await chat.press("down", "shift+right")
         await chat.until(lambda: "T=0.7" in chat.replies[-1])
@@ -309,3 +283,34 @@ async def test_a_change_reaches_the_reply_under_way(
         assert chat.app.talk.conversation.system == "Be kind."
         await chat.press("escape")
         await chat.answered()
+
+
+async def test_commands_and_the_page_agree(open_chat: OpenChat, home: Path) -> None:
+    async with open_chat() as chat:
+        for line in ("/set min-p 0.05", "/set theme textual-light", "/set system Be brief.", "/settings"):
+            await chat.send(line)
+        await chat.until(lambda: "0.05" in chat.screen() and "Be brief." in chat.screen())
+        assert chat.app.theme == "textual-light"
+        await chat.press("ctrl+s")
+        await chat.until(lambda: "Ask something" in chat.screen())
+        await chat.send("/set preset precise")
+        await chat.until(lambda: chat.app.talk.options.temperature == 0)
+        await chat.send("/save")
+        await chat.until(lambda: chat.notices and "Saved as defaults in" in chat.notices[-1])
+        await chat.send("/set")
+        await chat.until(lambda: "min-p" in chat.notices[-1])
+    kept = load_settings()
+    assert (kept.sampling.temperature, kept.system, kept.theme) == (0, "Be brief.", "textual-light")
+
+
+async def test_a_page_over_the_chat_keeps_the_keys(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        await chat.send("roles")
+        await chat.answered()
+        await chat.press("ctrl+s")
+        await chat.until(lambda: "Settings" in chat.screen())
+        await chat.press("ctrl+n", "ctrl+r", "f12", "ctrl+l")
+        assert len(chat.app.screen_stack) == 2
+        await chat.press("escape")
+        assert chat.questions == ["roles"]
+        assert len(chat.replies) == 1
