@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from textual.message import Message
 
 from medusa_chat.app import dials
 from medusa_chat.app.answer import Answer
+from medusa_chat.app.attachments import attach
 from medusa_chat.app.chat_view import ChatView
 from medusa_chat.app.conversation import Conversation, Recorder
 from medusa_chat.app.engine_link import EngineLink
@@ -23,7 +25,7 @@ from medusa_chat.app.prompt import Prompt
 from medusa_chat.app.sentences import sentence_of
 from medusa_chat.app.strip import StatusStrip
 from medusa_chat.app.turns import AssistantTurn, UserTurn
-from medusa_chat.errors import EngineCrashed, HistoryError, PromptTooLong
+from medusa_chat.errors import EngineCrashed, HistoryError, PromptTooLong, UsageError
 from medusa_chat.history import History
 from medusa_chat.records import SamplingOptions
 
@@ -135,7 +137,7 @@ class Talk(Vertical):
 
     # Asking and answering
 
-    async def take(self, text: str) -> None:
+    async def take(self, text: str, pasted: tuple[str, ...] = ()) -> None:
         """A message the user has sent; one that can't be taken goes back into the box."""
         if not text.strip():
             self.prompt.hint("Type a message first")
@@ -143,8 +145,28 @@ class Talk(Vertical):
             self._refuse(text, "A reply is under way: Esc stops it")
         elif self._loader.phase == "down":
             self._refuse(text, "No model is loaded: /retry, or /model NAME")
+        elif "@" in text:
+            self.run_worker(self._attach_and_take(text, pasted), group="attach")
         else:
             await self._begin_answer(text.strip())
+
+    async def _attach_and_take(self, text: str, pasted: tuple[str, ...]) -> None:
+        """With the files it names; beside the screen, since a disk may be slow."""
+        try:
+            attached = await asyncio.to_thread(attach, text.strip(), self._tokens_left, pasted)
+        except UsageError as error:
+            self.prompt.give_back(text)
+            await self.say(str(error), is_error=True)
+            return
+        if self.is_answering:
+            self._refuse(text, "A reply is under way: Esc stops it")
+        else:
+            await self._begin_answer(attached.sent)
+
+    @property
+    def _tokens_left(self) -> int | None:
+        info = self._loader.info
+        return None if info is None else info.context_length - self.meter.context_tokens
 
     def _refuse(self, text: str, reason: str) -> None:
         self.prompt.give_back(text)

@@ -8,16 +8,17 @@ from textual.content import Content
 from textual.widgets import Static
 from textual.widgets.markdown import MarkdownStream
 
+from medusa_chat.app.attachments import display_text
 from medusa_chat.app.conversation import Turn
 from medusa_chat.app.safe_markdown import SafeMarkdown
 from medusa_chat.printable import printable
 
 
 class UserTurn(Static):
-    """A message of the user, as typed."""
+    """A message of the user, as typed, with a line for each file attached."""
 
     def __init__(self, turn: Turn) -> None:
-        super().__init__(Content(printable(turn.content)), markup=False)
+        super().__init__(Content(printable(display_text(turn.content))), markup=False)
         self.turn = turn
 
 
