@@ -72,6 +72,7 @@ def test_an_at_in_a_folded_paste_names_no_file(folder: Path) -> None:
     paste = "@work\ndef f(): ..."
     assert attach(f"Why? {paste} @a", pasted=(paste,)).files == (AttachedFile("a", 0, "0 B"),)
     assert paste in attach(f"Why? {paste} @a", pasted=(paste,)).sent
+    assert attach(paste, pasted=(f" {paste}\n", " ")).files == ()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
