@@ -187,7 +187,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         if text.startswith("/"):
             await self._obey(text)
         else:
-            await self.talk.take(text)
+            await self.talk.take(text, event.pasted)
 
     async def _obey(self, line: str) -> None:
         """A command that can't be followed stays in the box, to be corrected."""

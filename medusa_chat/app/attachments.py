@@ -60,7 +60,7 @@ def attach(text: str, tokens_left: int | None = None, pasted: Iterable[str] = ()
     names no file. Raises UsageError, with a sentence, for what can't be attached.
     """
     typed, sent, files = text, text, []
-    for part in pasted:
+    for part in filter(None, map(str.strip, pasted)):  # the ends of the text have been stripped too
         text = text.replace(part, "\n")
     for name in dict.fromkeys(name for word in find_at_words(text) if (name := _file_name(word))):
         file, block = _read_block(name)

@@ -41,7 +41,7 @@ class CompletionPopup(Widget):
     def __init__(self, option_values: OptionValues, put: Callable[[Word, str], None]) -> None:
         """put: writes a text in the place of the word."""
         super().__init__()
-        self.option_values = option_values
+        self._option_values = option_values
         self._put = put
         self._word: Word | None = None
         self._shown: Word | None = None  # that the candidates are for
@@ -64,10 +64,13 @@ class CompletionPopup(Widget):
         self._word = word
         self._tab_waits = False
         self._chosen = None
-        if word is None or self._is_dismissed(word):
+        if word is None:
+            self._dismissed = None
+            self._close()
+        elif self._is_dismissed(word):
             self._close()
         elif word.kind == "command":
-            self._show(word, find_candidates(word, self.option_values))
+            self._show(word, find_candidates(word, self._option_values))
         elif not self._is_looking:
             self._is_looking = True
             self.run_worker(self._look_up(), group="completion")
@@ -79,7 +82,7 @@ class CompletionPopup(Widget):
     async def _look_up(self) -> None:
         done = None
         while (word := self._word) is not None and word != done:
-            found = await asyncio.to_thread(find_candidates, word, self.option_values)
+            found = await asyncio.to_thread(find_candidates, word, self._option_values)
             self.post_message(self.Found(word, found))
             done = word
         self._is_looking = False
@@ -182,6 +185,10 @@ class CompletionPopup(Widget):
         self.refresh()
 
     # The picture
+
+    def on_resize(self) -> None:
+        if self.is_open and self.size.height < self._num_rows:
+            self._lay_out()  # the terminal has shrunk
 
     def stand_above(self, num_rows: int) -> None:
         """The box below it takes so many rows."""

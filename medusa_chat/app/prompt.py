@@ -66,6 +66,7 @@ class Prompt(TextArea):
         self._pastes = Pastes()
         self._followed = ("", (0, 0))  # the text and the cursor that the popup knows of
         self._hinted: str | None = None
+        self._told_draft = ""
         self._draft_timer: Timer | None = None
 
     # Texts that come and go
@@ -81,6 +82,7 @@ class Prompt(TextArea):
         """
         draft = self.draft
         self._stop_draft_timer()
+        self._told_draft = text
         self._past.leave()
         self.load_text(self._pastes.fold(text))
         self._settle(self.document.end)
@@ -134,7 +136,9 @@ class Prompt(TextArea):
 
     def _tell_draft(self) -> None:
         self._draft_timer = None
-        self.post_message(self.Drafted(self.draft))
+        if self.draft != self._told_draft:
+            self._told_draft = self.draft
+            self.post_message(self.Drafted(self._told_draft))
 
     def _stop_draft_timer(self) -> None:
         if self._draft_timer is not None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from dataclasses import dataclass
 from typing import ClassVar
 
@@ -13,6 +14,7 @@ from textual.message import Message
 
 from medusa_chat.app import keys
 from medusa_chat.app.answer import Answer
+from medusa_chat.app.attachments import attach, read_attached
 from medusa_chat.app.chat_view import ChatView
 from medusa_chat.app.clipboard import copy
 from medusa_chat.app.conversation import Conversation, Turn
@@ -29,7 +31,7 @@ from medusa_chat.app.sentences import sentence_of
 from medusa_chat.app.stored_options import options_from_json, options_to_json
 from medusa_chat.app.strip import StatusStrip
 from medusa_chat.app.turn_list import TurnList
-from medusa_chat.errors import EngineCrashed, PromptTooLong
+from medusa_chat.errors import EngineCrashed, PromptTooLong, UsageError
 from medusa_chat.history import History
 from medusa_chat.records import SamplingOptions
 
@@ -151,18 +153,44 @@ class Talk(Vertical):
 
     # Asking and answering
 
-    async def take(self, text: str) -> None:
+    async def take(self, text: str, pasted: tuple[str, ...] = ()) -> None:
         """A message the user has sent; one that can't be taken goes back into the box."""
         if not text.strip():
             self.prompt.hint("Type a message first")
         elif reason := self._why_not():
-            self.prompt.give_back(text)
-            self.prompt.hint(reason)
+            self._refuse(text, reason)
+        elif "@" in text:
+            self.run_worker(self._attach_and_ask(text, pasted), group="attach")
         else:
-            await self._leave_edit(asked=True)
-            question = self.conversation.add("user", text.strip())
-            await self.chat.show(self.chat.widget_of(question))
-            await self._begin_answer()
+            await self._ask(text.strip())
+
+    async def _attach_and_ask(self, text: str, pasted: tuple[str, ...]) -> None:
+        """With the files it names; beside the screen, since a disk may be slow."""
+        try:
+            attached = await asyncio.to_thread(attach, text.strip(), self._tokens_left, pasted)
+        except UsageError as error:
+            self._refuse(text, "")
+            await self.say(str(error), is_error=True)
+            return
+        if reason := self._why_not():
+            self._refuse(text, reason)
+        else:
+            await self._ask(attached.sent)
+
+    @property
+    def _tokens_left(self) -> int | None:
+        """For a message. None while no model says how long its context is."""
+        info = self._loader.info
+        if info is None:
+            return None
+        makes_room = self.options.context == "drop-oldest"
+        return info.context_length - (0 if makes_room else self.meter.context_tokens)
+
+    async def _ask(self, content: str) -> None:
+        await self._leave_edit(asked=True)
+        question = self.conversation.add("user", content)
+        await self.chat.show(self.chat.widget_of(question))
+        await self._begin_answer()
 
     def _why_not(self) -> str | None:
         """Why nothing can be asked now."""
@@ -171,6 +199,10 @@ class Talk(Vertical):
         if self._loader.phase == "down":
             return "No model is loaded: /retry, or /model"
         return None
+
+    def _refuse(self, text: str, reason: str) -> None:
+        self.prompt.give_back(text)
+        self.prompt.hint(reason)
 
     async def _begin_answer(self, begun: Turn | None = None) -> None:
         """begun: the reply to go on with; None: a new one."""
@@ -301,7 +333,7 @@ class Talk(Vertical):
     def edit(self, event: TurnList.EditWanted) -> None:
         if self._can_ask():
             self._edited = event.turn
-            self.prompt.text = event.turn.content
+            self.prompt.text = read_attached(event.turn.content).typed
             self.prompt.move_cursor(self.prompt.document.end)
             self.prompt.focus()
             self.prompt.hint("Enter asks from here anew, Esc leaves it as it was")

@@ -10,6 +10,7 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
+from medusa_chat.app.attachments import display_text
 from medusa_chat.app.conversation import Turn
 from medusa_chat.app.origins import coloured, legend
 from medusa_chat.app.reply_text import PartView, ReplyText
@@ -28,7 +29,7 @@ class Notice(Static):
 
 
 class UserTurn(Static):
-    """A message of the user, as typed. A long one is folded until it is asked for."""
+    """A message of the user, as typed, with a line for each file attached. A long one is folded at first."""
 
     can_focus = True
     FOCUS_ON_CLICK = False  # a click selects text, and what is typed next is for the prompt
@@ -37,7 +38,7 @@ class UserTurn(Static):
         """place: among alternatives, such as "2/3"."""
         super().__init__(markup=False)
         self.turn = turn
-        self._text = printable(turn.content)
+        self._text = printable(display_text(turn.content))
         self._place = place
         self._is_folded = self._text.count("\n") >= _LINES_UNFOLDED_AT_FIRST
 

@@ -9,6 +9,8 @@ import pytest
 
 from medusa_chat.app.attachments import AttachedFile, attach, display_text, read_attached
 from medusa_chat.errors import UsageError
+from medusa_chat.history import History
+from tests.app.conftest import OpenChat
 
 
 @pytest.fixture(autouse=True)
@@ -70,6 +72,7 @@ def test_an_at_in_a_folded_paste_names_no_file(folder: Path) -> None:
     paste = "@work\ndef f(): ..."
     assert attach(f"Why? {paste} @a", pasted=(paste,)).files == (AttachedFile("a", 0, "0 B"),)
     assert paste in attach(f"Why? {paste} @a", pasted=(paste,)).sent
+    assert attach(paste, pasted=(f" {paste}\n", " ")).files == ()
 
 
 @pytest.mark.parametrize("encoding", ["utf-8", "utf-8-sig", "utf-16", "utf-16-be"])
@@ -112,3 +115,36 @@ def test_what_the_context_has_no_room_for_is_refused(folder: Path) -> None:
     assert "1,000 are left" in sentence
     assert "3.5 kB of text fit" in sentence
     assert attach("word " * 7000, tokens_left=1).files == ()  # the engine judges plain text
+
+
+async def test_the_chat_shows_what_was_typed_and_the_model_reads_the_file(
+    open_chat: OpenChat, folder: Path
+) -> None:
+    (folder / "notes.txt").write_text("the secret word\n")
+    async with open_chat() as chat:
+        await chat.send("Read @notes.txt")
+        await chat.until(lambda: chat.questions == ["Read @notes.txt\n↳ notes.txt (1 line, 16 B)"])
+        await chat.answered()
+        await chat.send("roles")
+        await chat.answered()
+        assert "```\nthe secret word\n```" in chat.replies[1]
+        await chat.press("up", "up")
+        assert chat.app.prompt.text == "Read @notes.txt"
+
+
+async def test_a_reopened_conversation_shows_a_line_for_each_file(open_chat: OpenChat, folder: Path) -> None:
+    (folder / "a").write_text("text")
+    history = History()
+    history.add(history.create("smollm2-135m", None), "user", attach("see @a").sent)
+    async with open_chat(history=history, resume=True) as chat:
+        await chat.until(lambda: chat.questions == ["see @a\n↳ a (1 line, 4 B)"])
+
+
+async def test_what_is_refused_stays_in_the_box(open_chat: OpenChat, folder: Path) -> None:
+    (folder / "a.bin").write_bytes(b"\0")
+    async with open_chat() as chat:
+        await chat.send("What is @a.bin?")
+        await chat.until(lambda: chat.notices)
+        assert chat.notices[0].startswith("@a.bin is not text")
+        assert chat.app.prompt.text == "What is @a.bin?"
+        assert chat.questions == []

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import threading
 from pathlib import Path
 
 import pytest
 
+from medusa_chat.app import path_completion
 from medusa_chat.app.at_words import find_at_words, unfinished_at_word, written_at_word
 from medusa_chat.app.completion import Word, common_beginning, find_candidates, find_word
 from medusa_chat.app.path_completion import list_paths
@@ -115,6 +118,16 @@ async def test_list_stands_above_the_box_and_moves_nothing(open_chat: OpenChat) 
         assert popup.region.bottom == prompt.region.y
 
 
+async def test_list_fits_a_terminal_that_shrinks(open_chat: OpenChat) -> None:
+    async with open_chat(size=(80, 24)) as chat:
+        await chat.press("/")
+        await chat.pilot.resize_terminal(80, 10)
+        await chat.settle()
+        await chat.press("down")
+        assert "go on with another model" in chat.screen()
+        assert chat.app.prompt.popup.region.bottom == chat.app.prompt.region.y
+
+
 async def test_enter_sends_unless_an_arrow_key_chose(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
         await chat.press("/", "s", "e", "enter")
@@ -163,6 +176,8 @@ async def test_escape_closes_the_list_before_it_stops_a_reply(open_chat: OpenCha
         assert not chat.app.prompt.popup.is_open  # dismissed for this word
         await chat.press("escape")
         await chat.answered()
+        await chat.press("ctrl+u", "/")
+        assert chat.app.prompt.popup.is_open
 
 
 async def test_a_click_takes_a_row(open_chat: OpenChat) -> None:
@@ -173,6 +188,25 @@ async def test_a_click_takes_a_row(open_chat: OpenChat) -> None:
         await chat.settle()
         assert chat.app.prompt.text == "/retry"
         assert chat.app.prompt.has_focus
+
+
+async def test_the_disk_is_read_in_a_thread(
+    open_chat: OpenChat, folder: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    readers: list[threading.Thread] = []
+
+    def scan(path: str) -> object:
+        readers.append(threading.current_thread())
+        return scandir(path)
+
+    scandir = os.scandir
+    async with open_chat() as chat:
+        monkeypatch.setattr(path_completion.os, "scandir", scan)
+        await chat.press("@", "n", "o")
+        await chat.until(lambda: "novel.md" in chat.screen())
+        await chat.press("tab", "tab")
+    assert readers
+    assert threading.main_thread() not in readers
 
 
 async def test_nothing_fits_so_there_is_no_list(open_chat: OpenChat, folder: Path) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+
 import pytest
 from textual import events
 
@@ -158,6 +160,8 @@ async def test_drafts_are_told_and_exchanged(open_chat: OpenChat, monkeypatch: p
         await chat.press("d")
         assert prompt.exchange("the other's") == f"{LOG}abcd"
         assert prompt.text == "the other's"
+        await asyncio.sleep(0.6)
+        assert "the other's" not in told
         await chat.press("ctrl+z", "ctrl+z", "!")
         assert prompt.exchange("") == "the other's!"
 
