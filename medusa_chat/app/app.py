@@ -40,18 +40,7 @@ from medusa_chat.records import LoadRequest, SamplingOptions
 from medusa_chat.settings import Settings
 
 _TOO_SMALL = "Please make the terminal larger."
-_EVERYWHERE = (
-    "temperature",
-    "top_p",
-    "top_k",
-    "acceptance",
-    "drafting",
-    "light_or_dark",
-    "quit",
-    "help_quit",
-    "settings",
-    "command_palette",
-)
+_OF_THE_CHAT = ("help", "new", "conversations")
 _DARK, _LIGHT = "textual-dark", "textual-light"
 
 
@@ -300,14 +289,14 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     def action_settings(self) -> None:
         if isinstance(self.screen, SettingsScreen):
             self.screen.dismiss()
-        else:
+        elif not self.screen.is_modal:
             self.push_screen(SettingsScreen(self.dials, self.setup, self.defaults))
 
     # Keys
 
     def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
-        """A page over the chat has the keys, but for the dials."""
-        return action in _EVERYWHERE or len(self.screen_stack) == 1
+        """A page over the chat is in the way of what is done with the chat."""
+        return action not in _OF_THE_CHAT or not self.screen.is_modal
 
     def get_key_display(self, binding: Binding) -> str:
         """Also of the user's own keys."""

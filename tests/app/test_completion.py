@@ -48,7 +48,7 @@ def test_words_are_found_where_they_end_at_the_cursor() -> None:
 
 
 def test_candidates_that_begin_so_come_first_then_the_fuzzy_ones() -> None:
-    assert labels(Word("command", 0, 3, "se"))[:2] == ["set", "search"]
+    assert labels(Word("command", 0, 3, "se"))[:3] == ["set", "settings", "search"]
     assert labels(Word("command", 0, 4, "xpt")) == ["export"]
     assert labels(Word("command", 0, 4, "zzz")) == []
     assert labels(Word("option", 5, 5, "")) == ["acceptance", "top-k"]

@@ -15,14 +15,24 @@ from textual.widgets import Footer, TextArea
 from medusa_chat.app.commands import COMMANDS
 from medusa_chat.app.help_screen import HelpScreen
 from medusa_chat.app.keymap import checked_keymap
-from medusa_chat.app.keys import APP, CONVERSATIONS, TALK, bindings, footer_key, markdown_table, written
+from medusa_chat.app.keys import (
+    APP,
+    CHAT,
+    CONVERSATIONS,
+    MESSAGES,
+    TALK,
+    bindings,
+    footer_key,
+    markdown_table,
+    written,
+)
 from medusa_chat.errors import UsageError
 from medusa_chat.settings import load_settings
 from tests.app.conftest import OpenChat
 
 
 def test_the_table_itself_is_right() -> None:
-    everything = (*APP, *TALK, *CONVERSATIONS)
+    everything = (*APP, *TALK, *CHAT, *MESSAGES, *CONVERSATIONS)
     assert len({shortcut.id for shortcut in everything}) == len(everything)
     as_they_are = {shortcut.id: shortcut.keys for shortcut in everything}
     assert checked_keymap(as_they_are) == as_they_are
@@ -47,7 +57,7 @@ def test_the_readme_has_the_table() -> None:
     ],
 )
 def test_keys_are_taken_however_they_are_written(id: str, keys: str, wanted: str) -> None:
-    free = {} if id == "regenerate" else {"regenerate": "f13"}
+    free = {"again": "f13", "select": "f14"}  # what has these keys otherwise
     assert checked_keymap({id: keys, **free})[id] == wanted
 
 
@@ -137,18 +147,18 @@ class KeyedApp(App[None], inherit_bindings=False):
     def action_drafting(self) -> None:
         self.done.append("drafting")
 
-    def action_regenerate(self) -> None:
-        self.done.append("regenerate")
+    def action_models(self) -> None:
+        self.done.append("models")
 
     def footer(self) -> str:
         return " ".join(self.screen._compositor.render_strips()[-1].text.split())
 
 
 async def test_remapped_keys_do_it_and_the_old_ones_no_more() -> None:
-    app = KeyedApp({"help": "f9", "drafting": "f1", "regenerate": "ctrl+e,f11"})
+    app = KeyedApp({"help": "f9", "drafting": "f1", "models": "ctrl+e,f11"})
     async with app.run_test(size=(100, 10)) as pilot:
-        await pilot.press("f9", "f1", "ctrl+e", "f11", "ctrl+r", "a")
-        assert app.done == ["help", "drafting", "regenerate", "regenerate"]
+        await pilot.press("f9", "f1", "ctrl+e", "f11", "ctrl+l", "a")
+        assert app.done == ["help", "drafting", "models", "models"]
         assert app.query_one(TextArea).text == "a"
         assert app.clashes == []
         assert "F9 Help" in app.footer()

@@ -84,6 +84,8 @@ class ModelDesk:
         if isinstance(self._app.screen, ModelsScreen):
             self._app.screen.dismiss()
             return
+        if self._app.screen.is_modal:
+            return
         request = replace(self._loader.request, quantization=self._quantization)
         info = self._loader.info
         in_use = InUse(request, info.memory_bytes if info else 0, self._loader.phase != "down")
