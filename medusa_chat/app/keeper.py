@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 from typing import Protocol, TypeVar
 
 from medusa_chat.app.conversation import Conversation, Recorder
-from medusa_chat.errors import ConversationNotFound, HistoryError
+from medusa_chat.errors import ConversationNotFound, DatabaseDamaged, HistoryError
 from medusa_chat.history import History
 
 _Key = TypeVar("_Key")
@@ -49,8 +49,11 @@ class Keeper:
     async def _read(self, read: Callable[[_Key], _Read], key: _Key) -> _Read | None:
         try:
             return await asyncio.to_thread(read, key)
-        except HistoryError:  # told by whoever saves, which fails as well
-            return None
+        except DatabaseDamaged as error:
+            await self._say(str(error), is_error=True)
+        except HistoryError:
+            pass  # told by whoever saves, which fails as well
+        return None
 
     def is_behind(self, conversation: Conversation) -> bool:
         """There is something that isn't on the disk yet."""

@@ -437,11 +437,10 @@ class Talk(Vertical):
 
     async def _enter(self, conversation: Conversation, message_id: int | None) -> None:
         await self.save()
-        if conversation is not self.conversation:
-            draft = await self.keeper.draft(conversation.id)
-            await self.keeper.keep_draft(self.conversation.id, self.prompt.exchange(draft))
-        self._next = self._answer = self._edited = None
+        left, draft = self.conversation, await self.keeper.draft(conversation.id)
+        unsent = self.prompt.draft if conversation is left else self.prompt.exchange(draft)
         self.conversation = conversation
+        self._next = self._answer = self._edited = None
         self.options, remark = options_from_json(conversation.options_json or "{}", self._defaults)
         self.meter = ReplyMeter(self._plain)
         self.post_message(self.Measured())
@@ -453,6 +452,7 @@ class Talk(Vertical):
             await self.chat.greet(self._greeting)
         if remark is not None:
             await self.say(remark)
+        await self.keeper.keep_draft(left.id, unsent)
         self.post_message(self.Kept(conversation.id))
 
     @on(Prompt.Drafted)
