@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from textual import on, work
+from textual import work
 from textual.app import ComposeResult
 from textual.containers import Vertical, VerticalScroll
 from textual.content import Content
@@ -14,7 +14,6 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
-from medusa_chat.app.reply_text import ReplyText
 from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
 
 # Laying out costs more with each turn on the screen: hundreds would make typing lag.
@@ -79,22 +78,6 @@ class ChatView(VerticalScroll):
             self._point_at(found)
         self.call_after_refresh(self._grow_if_few)
 
-    @on(ReplyText.Parted)
-    def fold_soon(self) -> None:
-        """Once the new part has its place."""
-        self.call_after_refresh(self._fold_far)
-
-    def _fold_far(self) -> None:
-        """Only the parts of replies within a page of what is seen are laid out."""
-        page = self.size.height
-        near = self.region.grow((page, 0, page, 0))
-        for turn in self.turns.children:
-            for part in turn.parts if isinstance(turn, AssistantTurn) else ():
-                if part.region.overlaps(near):
-                    part.unfold()
-                else:
-                    part.fold()
-
     async def notice(self, text: str, *, is_error: bool = False, before: Widget | None = None) -> None:
         """Says one sentence after the turns, or before one of them. A greeting stays above it."""
         await self.turns.mount(Notice(text, is_error=is_error), before=before)
@@ -125,7 +108,6 @@ class ChatView(VerticalScroll):
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
-        self._fold_far()
         page = self.size.height  # ahead of the edge, so that one scrolls on without a stop
         if new_value < old_value and new_value <= page and not self._follows_end:
             self._grow_upwards()

@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
-from medusa_chat.app.reply_text import PartView, ReplyText
+from medusa_chat.app.reply_text import ReplyText
 from medusa_chat.printable import printable
 
 
@@ -46,18 +44,12 @@ class AssistantTurn(Vertical):
         yield self._text
         yield self._caption
 
-    @property
-    def parts(self) -> Iterable[PartView]:
-        """What its text is made of on the screen."""
-        return self._text.parts
-
     def feed(self, text: str) -> None:
         """Appends to the reply."""
         self._text.feed(text)
 
-    async def finish(self, caption: str) -> None:
+    def finish(self, caption: str) -> None:
         """The whole reply has been fed."""
-        await self._text.finish()
         self.show_caption(caption)
         self.is_settled = True
 

@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.chat_view import ChatView
-from medusa_chat.app.safe_markdown import SafeMarkdown
+from medusa_chat.app.reply_text import ReplyText
 from medusa_chat.app.turns import Notice, UserTurn
 from medusa_chat.engine.process import EngineProcess
 from medusa_chat.history import History
@@ -64,7 +64,7 @@ class Chat:
 
     @property
     def replies(self) -> list[str]:
-        return [reply.source for reply in self.app.query(SafeMarkdown)]
+        return [reply.source for reply in self.app.query(ReplyText)]
 
     @property
     def questions(self) -> list[str]:
