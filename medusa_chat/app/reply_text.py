@@ -24,12 +24,11 @@ class ReplyText(Vertical):
         super().__init__()
         self._parts = Parts()
         self._shown: dict[Part, SafeMarkdown] = {}
-        self._is_cut = False
         self._too_long = Static(_TOO_LONG, classes="too-long", markup=False)
+        self._too_long.display = False
         self._add(printable(text))
 
     def compose(self) -> ComposeResult:
-        self._too_long.display = self._is_cut
         yield self._too_long
         yield from self._shown.values()
 
@@ -40,12 +39,14 @@ class ReplyText(Vertical):
 
     def feed(self, text: str) -> None:
         """Appends to the reply."""
-        before = set(self._shown.values())
+        before = list(self._shown.values())
         self._add(printable(text))
-        after = self._shown.values()
-        self.mount_all([view for view in after if view not in before])
-        self.remove_children([view for view in before if view not in set(after)])
-        self._too_long.display = self._is_cut
+        after = list(self._shown.values())
+        # Even nothing, mounted or removed, would be a layout.
+        if new := [view for view in after if view not in before]:
+            self.mount_all(new)
+        if gone := [view for view in before if view not in after]:
+            self.remove_children(gone)
 
     def _add(self, text: str) -> None:
         for part in list(dict.fromkeys(self._parts.grow(text)))[-_MOST_PARTS - 1 :]:
@@ -54,4 +55,4 @@ class ReplyText(Vertical):
             self._shown[part].show(part)
         for part in list(self._shown)[:-_MOST_PARTS]:
             del self._shown[part]
-            self._is_cut = True
+            self._too_long.display = True
