@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from textual import work
 from textual.app import ComposeResult
-from textual.containers import Vertical, VerticalScroll
+from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.geometry import Size
 from textual.layout import DockArrangeResult
@@ -14,6 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
+from medusa_chat.app.stack import Stack, once_laid_out
 from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
 
 # Laying out costs more with each turn on the screen: hundreds would make typing lag.
@@ -31,11 +32,12 @@ class ChatView(VerticalScroll):
     """
 
     can_focus = False
+    virtual_size = once_laid_out()
 
     def __init__(self) -> None:
         super().__init__()
         # As tall as the view at least: an anchor would push fewer lines down to the bottom.
-        self.turns = Vertical(id="turns")
+        self.turns = Stack(id="turns")
         self._before: list[Turn] = []
         self._after: list[Turn] = []
         self._is_growing = False

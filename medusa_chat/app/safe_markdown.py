@@ -10,12 +10,15 @@ from textual.widget import Widget
 
 from medusa_chat.app.markdown_lines import markdown_lines
 from medusa_chat.app.parts import Part
+from medusa_chat.app.stack import once_laid_out
 
 _OPENED_SCHEMES = ("http", "https")
 
 
 class SafeMarkdown(Widget):
     """One widget for a whole document. Links open only when they lead to the web, and only on a click."""
+
+    virtual_size = once_laid_out()
 
     def __init__(self) -> None:
         super().__init__()

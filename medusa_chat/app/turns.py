@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from textual.app import ComposeResult
-from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
 from medusa_chat.app.reply_text import ReplyText
+from medusa_chat.app.stack import Stack
 from medusa_chat.printable import printable
 
 
@@ -27,7 +27,7 @@ class Notice(Static):
         super().__init__(Content(printable(text)), markup=False, id=id, classes="-error" if is_error else "")
 
 
-class AssistantTurn(Vertical):
+class AssistantTurn(Stack):
     """A reply: Markdown that grows while it streams, and a caption below.
 
     turn: what it shows; None until the first text arrives. is_settled: it doesn't change any more.
