@@ -30,7 +30,6 @@ async def _run(settings: Settings, request: LoadRequest, resume: bool, engine_co
     engine = EngineProcess(engine_command)
     history = History()
     app = MedusaApp(settings, request, engine, history, resume, to_fetch)
-    # Begun by the app's first pause, so that it doesn't delay the first picture.
     collecting = asyncio.create_task(
         collect_when_quiet(lambda: None if app.is_answering else app.prompt.text)
     )

@@ -63,7 +63,7 @@ class Answer:
         """No more chunks come."""
         if self.turn is not None:
             self.turn.partial, self.turn.caption = self.was_cut, self.caption()
-            await self.widget.finish(self.turn.caption)
+            self.widget.finish(self.turn.caption)
         elif self.finish_reason is None:
             await self.widget.remove()  # the notice of the error says it all
         else:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 
-from textual import on, work
+from textual import work
 from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
@@ -14,7 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
-from medusa_chat.app.reply_text import ReplyText
+from medusa_chat.app.stack import once_laid_out
 from medusa_chat.app.turn_list import MessageWidget, TurnList
 from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn, View
 
@@ -33,6 +33,7 @@ class ChatView(VerticalScroll):
     """
 
     can_focus = False
+    virtual_size = once_laid_out()
 
     def __init__(self, place_of: Callable[[Turn], str]) -> None:
         """place_of: where a turn stands among its alternatives, such as "2/3"; '' without any."""
@@ -121,22 +122,6 @@ class ChatView(VerticalScroll):
         widget.show_as(self._view)
         return widget
 
-    @on(ReplyText.Parted)
-    def fold_soon(self) -> None:
-        """Once the new part has its place."""
-        self.call_after_refresh(self._fold_far)
-
-    def _fold_far(self) -> None:
-        """Only the parts of replies within a page of what is seen are laid out."""
-        page = self.size.height
-        near = self.region.grow((page, 0, page, 0))
-        for turn in self.turns.children:
-            for part in turn.parts if isinstance(turn, AssistantTurn) else ():
-                if part.region.overlaps(near):
-                    part.unfold()
-                else:
-                    part.fold()
-
     async def notice(self, text: str, *, is_error: bool = False, before: Widget | None = None) -> None:
         """Says one sentence after the turns, or before one of them. A greeting stays above it."""
         await self.turns.mount(Notice(text, is_error=is_error), before=before)
@@ -179,7 +164,6 @@ class ChatView(VerticalScroll):
 
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
-        self._fold_far()
         page = self.size.height  # ahead of the edge, so that one scrolls on without a stop
         if new_value < old_value and new_value <= page and not self._follows_end:
             self._grow_upwards()

@@ -21,7 +21,7 @@ from medusa_chat.errors import MedusaError
 from medusa_chat.records import Chunk, EngineInfo, LoadProgress, LoadRequest, Message, SamplingOptions
 
 # Chunks are handed on this often: each hand-over costs the screen a Markdown parse and a layout.
-_SECONDS_BETWEEN_CHUNKS = 1 / 15
+_SECONDS_BETWEEN_CHUNKS = 1 / 10
 
 
 Post = Callable[[AppMessage], bool]  # the post_message of whoever asked

@@ -6,19 +6,28 @@ import re
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-_LINES_A_PART = 40
-_LETTERS_A_PART = 4000
+_LINES_A_PART = 20
+_LETTERS_A_PART = 2000
 _FENCE = re.compile(r" {0,3}(`{3,}|~{3,})(.*)")
 _ITEM_OR_HEADING = re.compile(r"(?:[-+*]|\d{1,9}[.)]|#{1,6})\s")
 
 
 @dataclass(eq=False, slots=True)
 class Part:
-    """source: a document of its own. went_on: the block at its beginning is that at the end of the one before."""
+    """opening: what of the part before is said again. went_on: the first block is the last one of the part
+    before, whose goes_on says the same.
+    """
 
-    source: str = ""
+    opening: str = ""
+    text: str = ""
     num_lines: int = 0
     went_on: bool = False
+    goes_on: bool = False
+
+    @property
+    def source(self) -> str:
+        """A Markdown document of its own."""
+        return self.opening + self.text
 
 
 class Parts:
@@ -39,21 +48,22 @@ class Parts:
         """Yields each part that the text goes into, when it has its share of it."""
         for piece in _pieces(text):
             if self._must_part and (opening := self._opening(piece)) is not None:
+                self.last.goes_on = not self._begins_block(piece)
                 yield self.last
-                self.last = Part(opening, opening.count("\n"), went_on=not self._begins_block(piece))
+                self.last = Part(opening, went_on=self.last.goes_on)
             self._take(piece)
         yield self.last
 
     @property
     def _must_part(self) -> bool:
-        return self.last.num_lines >= _LINES_A_PART or len(self.last.source) >= _LETTERS_A_PART
+        return self.last.num_lines >= _LINES_A_PART or len(self.last.text) >= _LETTERS_A_PART
 
     def _begins_block(self, piece: str) -> bool:
         return self._fence is None and not self._line and self._after_blank and piece[:1] not in " \t\n"
 
     def _opening(self, piece: str) -> str | None:
         """What a part that begins here has to begin with; None where none may."""
-        is_long = self.last.num_lines >= 2 * _LINES_A_PART or len(self.last.source) >= 2 * _LETTERS_A_PART
+        is_long = self.last.num_lines >= 2 * _LINES_A_PART or len(self.last.text) >= 2 * _LETTERS_A_PART
         if self._fence is not None:
             return self._fence[1] if not self._line or is_long else None
         if self._begins_block(piece) or (not self._line and _ITEM_OR_HEADING.match(piece)):
@@ -63,7 +73,7 @@ class Parts:
         return "".join(self._table[:2]) if len(self._table) > 2 and not self._line else ""
 
     def _take(self, piece: str) -> None:
-        self.last.source += piece
+        self.last.text += piece
         self._line += piece
         if piece.endswith("\n"):
             self.last.num_lines += 1

@@ -2,135 +2,79 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Iterable
-
 from textual.app import ComposeResult
-from textual.containers import Vertical
-from textual.message import Message
 from textual.widgets import Static
 
 from medusa_chat.app.parts import Part, Parts
 from medusa_chat.app.safe_markdown import SafeMarkdown
+from medusa_chat.app.stack import Stack
 from medusa_chat.printable import printable
 
-_MOST_PARTS = 100
+_PARTS_A_SHELF = 12
+_MOST_SHELVES = 20
 _TOO_LONG = "The beginning of this reply is too long for the screen. /export writes all of it."
 
 
-class PartView(Vertical):
-    """One part. Folded it is empty, but as high as before: every widget that is laid out makes typing slower."""
+class Shelf(Stack):
+    """Some parts: a full one is no more work to lay out than one widget."""
 
-    def __init__(self, part: Part) -> None:
+    def __init__(self) -> None:
         super().__init__()
-        self.part = part
-        self._markdown = SafeMarkdown()
+        self.views: dict[Part, SafeMarkdown] = {}
 
     def compose(self) -> ComposeResult:
-        yield self._markdown
+        yield from self.views.values()
 
-    @property
-    def is_folded(self) -> bool:
-        return not self._markdown.display
-
-    def fold(self) -> None:
-        """To be seen no more, until it is unfolded."""
-        if self.size.height and not self.is_folded:
-            self.styles.height = self.size.height
-            self._markdown.display = False
-
-    def unfold(self) -> None:
-        if self.is_folded:
-            self._markdown.display = True
-            self.styles.height = None
-
-    async def grow(self) -> None:
-        """Shows what has been added to the part."""
-        await self._markdown.append(self.part.source[len(self._markdown.source) :])
-        self._mark_first()
-
-    async def settle(self) -> None:
-        """Shows the part as one document: pieces may have split a block."""
-        await self._markdown.update(self.part.source)
-        self._mark_first()
-
-    def go_on(self) -> None:
-        """Leaves no room below the last block, which goes on in the next part."""
-        for block in self._markdown.children[-1:]:
-            block.add_class("-goes-on")
-
-    def _mark_first(self) -> None:
-        for block in self._markdown.children[:1]:
-            block.set_class(self.part.went_on, "-went-on")
+    def show(self, part: Part) -> None:
+        """Shows the part as it is now, below the others where it is new."""
+        view = self.views.get(part)
+        if view is None:
+            view = self.views[part] = SafeMarkdown()
+            if self.is_attached:
+                self.mount(view)
+        view.show(part)
 
 
-class ReplyText(Vertical):
-    """Parts, each a Markdown document: only the last is parsed and laid out again as the reply grows.
+class ReplyText(Stack):
+    """Parts, each a Markdown document: only the last is parsed and drawn again as the reply grows.
 
     Of megabytes only the end stays on the screen.
     """
 
-    class Parted(Message):
-        """There are more parts on the screen than before."""
-
     def __init__(self, text: str = "") -> None:
         super().__init__()
         self._parts = Parts()
-        self._shown: dict[Part, PartView] = {}
-        self._pending = printable(text)
-        self._growing: asyncio.Task[None] | None = None
+        self._shelves = [Shelf()]
         self._too_long = Static(_TOO_LONG, classes="too-long", markup=False)
+        self._too_long.display = False
+        self.feed(text)
 
     def compose(self) -> ComposeResult:
-        self._too_long.display = False
         yield self._too_long
-
-    async def on_mount(self) -> None:
-        await self._grow()
+        yield from self._shelves
 
     @property
-    def parts(self) -> Iterable[PartView]:
-        """Those on the screen, from top to bottom."""
-        return self._shown.values()
+    def source(self) -> str:
+        """The Markdown that is on the screen."""
+        return "".join(view.source for shelf in self._shelves for view in shelf.views.values())
 
     def feed(self, text: str) -> None:
-        """Appends, once what was fed before is on the screen."""
-        self._pending += printable(text)
-        if self._growing is None:
-            self._growing = asyncio.create_task(self._grow())
+        """Appends to the reply."""
+        parts = list(dict.fromkeys(self._parts.grow(printable(text))))
+        for part in parts[-_PARTS_A_SHELF * _MOST_SHELVES :]:
+            shelf = self._shelves[-1]
+            if part not in shelf.views and len(shelf.views) == _PARTS_A_SHELF:
+                shelf = self._add_shelf()
+            shelf.show(part)
 
-    async def finish(self) -> None:
-        """Shows what isn't yet shown, and the last part as one document: pieces may have split a block."""
-        if self._growing is not None:
-            await self._growing
-        if (view := self._shown.get(self._parts.last)) is not None:
-            await view.settle()
-
-    async def _grow(self) -> None:
-        while self._pending:
-            text, self._pending = self._pending, ""
-            parts = list(dict.fromkeys(self._parts.grow(text)))
-            if len(parts) > _MOST_PARTS:  # none of those that are on the screen will stay
-                await self._drop(len(self._shown))
-            for part in parts[-_MOST_PARTS:]:
-                await self._show(part)
-        self._growing = None
-
-    async def _show(self, part: Part) -> None:
-        if part not in self._shown:
-            await self._begin(part)
-        await self._shown[part].grow()
-
-    async def _begin(self, part: Part) -> None:
-        if part.went_on and self._shown:
-            next(reversed(self._shown.values())).go_on()
-        view = self._shown[part] = PartView(part)
-        await self.mount(view)
-        await self._drop(len(self._shown) - _MOST_PARTS)
-        self.post_message(self.Parted())
-
-    async def _drop(self, number: int) -> None:
-        dropped = list(self._shown)[: max(number, 0)]
-        self._too_long.display = self._too_long.display or bool(dropped)
-        for part in dropped:
-            await self._shown.pop(part).remove()
+    def _add_shelf(self) -> Shelf:
+        shelf = Shelf()
+        self._shelves.append(shelf)
+        if self.is_attached:
+            self.mount(shelf)
+        if len(self._shelves) > _MOST_SHELVES:
+            self._too_long.display = True
+            oldest = self._shelves.pop(0)
+            if oldest.is_attached:
+                oldest.remove()
+        return shelf

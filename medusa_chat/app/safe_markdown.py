@@ -2,46 +2,53 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
-from typing import Any
 from urllib.parse import urlsplit
 
-from markdown_it import MarkdownIt
-from markdown_it.token import Token
-from textual import on
-from textual.widgets import Markdown
+from textual.content import Content
+from textual.geometry import Size
+from textual.widget import Widget
 
-from medusa_chat.printable import printable
+from medusa_chat.app.markdown_lines import markdown_lines
+from medusa_chat.app.parts import Part
+from medusa_chat.app.stack import once_laid_out
 
 _OPENED_SCHEMES = ("http", "https")
 
 
-class _Parser(MarkdownIt):
-    """HTML is shown as it is written, as Textual would drop it. Entities may not smuggle controls in."""
+class SafeMarkdown(Widget):
+    """One widget for a whole document. Links open only when they lead to the web, and only on a click."""
+
+    virtual_size = once_laid_out()
 
     def __init__(self) -> None:
-        super().__init__("gfm-like", {"html": False})
+        super().__init__()
+        self._part = Part()
+        self._lines: list[Content] = []
+        self._width = 0
 
-    def parse(self, src: str, env: Any = None) -> list[Token]:
-        tokens = super().parse(src, env)
-        _clean(tokens)
-        return tokens
+    @property
+    def source(self) -> str:
+        """The Markdown that is shown."""
+        return self._part.text
 
+    def show(self, part: Part) -> None:
+        """Shows this part as it is now. Lays out only where the number of lines changes."""
+        before, width = len(self._lines), self._width
+        self._part, self._width = part, 0
+        self.set_class(part.goes_on, "-goes-on")
+        self.refresh(layout=not width or len(self._lines_at(width)) != before)
 
-def _clean(tokens: Iterable[Token]) -> None:
-    for token in tokens:
-        token.content = printable(token.content)
-        _clean(token.children or ())
+    def _lines_at(self, width: int) -> list[Content]:
+        if width != self._width:
+            self._lines, self._width = markdown_lines(self._part, width), width
+        return self._lines
 
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return len(self._lines_at(width)) if width else 0
 
-class SafeMarkdown(Markdown):
-    """Links open only when they lead to the web, and only on a click."""
+    def render(self) -> Content:
+        return Content("\n").join(self._lines_at(self.content_size.width or self._width or 1))
 
-    def __init__(self, text: str | None = None) -> None:
-        super().__init__(text, parser_factory=_Parser, open_links=False)
-
-    @on(Markdown.LinkClicked)
-    def open_web_link(self, event: Markdown.LinkClicked) -> None:
-        event.stop()
-        if urlsplit(event.href).scheme in _OPENED_SCHEMES:
-            self.app.open_url(event.href)
+    def action_link(self, address: str) -> None:
+        if urlsplit(address).scheme in _OPENED_SCHEMES:
+            self.app.open_url(address)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import ClassVar
 
 from textual.binding import Binding, BindingType
-from textual.containers import Vertical
 from textual.message import Message
 
 from medusa_chat.app import keys
 from medusa_chat.app.code_blocks import code_blocks
 from medusa_chat.app.conversation import Turn
 from medusa_chat.app.keys import bindings
+from medusa_chat.app.stack import Stack
 from medusa_chat.app.turns import AssistantTurn, UserTurn
 
 MessageWidget = UserTurn | AssistantTurn
@@ -19,7 +19,7 @@ _FOR_REPLIES = ("again", "raw", "copy_code")
 _FOR_QUESTIONS = ("edit",)
 
 
-class TurnList(Vertical):
+class TurnList(Stack):
     """Ctrl+Up selects the last message; these keys then work on the selected one."""
 
     BINDINGS: ClassVar[list[BindingType]] = [

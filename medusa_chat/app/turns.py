@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
 from typing import Literal
 
 from textual.app import ComposeResult
-from textual.containers import Vertical
 from textual.content import Content
 from textual.widgets import Static
 
 from medusa_chat.app.attachments import display_text
 from medusa_chat.app.conversation import Turn
 from medusa_chat.app.origins import coloured, legend
-from medusa_chat.app.reply_text import PartView, ReplyText
+from medusa_chat.app.reply_text import ReplyText
+from medusa_chat.app.stack import Stack
 from medusa_chat.printable import printable
 
 _LINES_SHOWN_FOLDED = 6
@@ -65,7 +64,7 @@ class UserTurn(Static):
         self.update(Content.assemble(text, (note, "$foreground 45%")))
 
 
-class AssistantTurn(Vertical):
+class AssistantTurn(Stack):
     """A reply: Markdown that grows while it streams, and a caption below.
 
     turn: what it shows; None until the first text arrives. is_settled: it doesn't change any more.
@@ -96,19 +95,13 @@ class AssistantTurn(Vertical):
         """It is one of several answers."""
         return bool(self._place)
 
-    @property
-    def parts(self) -> Iterable[PartView]:
-        """What its text is made of on the screen."""
-        return self._text.parts
-
     def feed(self, text: str) -> None:
         """Appends to the reply."""
         self._text.feed(text)
         self._show_letters()
 
-    async def finish(self, caption: str) -> None:
+    def finish(self, caption: str) -> None:
         """The whole reply has been fed."""
-        await self._text.finish()
         self._show_letters()
         self.show_caption(caption)
         self.is_settled = True

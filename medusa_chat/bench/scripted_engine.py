@@ -8,7 +8,6 @@ with lists, tables and code that doesn't end.
 
 from __future__ import annotations
 
-import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -28,15 +27,16 @@ from medusa_chat.records import (
     StepStats,
 )
 
+MODULE = "medusa_chat.bench.scripted_engine"
 TOKENS_PER_SECOND = 200
 FENCE_LINES = 2000
 BEGUN = "Here it begins."
-FENCE_REACHED = f"# {FENCE_LINES} lines"
+FENCE_REACHED = f"# beyond {FENCE_LINES} lines"
 WORK_TOKENS = 800
 FLOOD_BYTES = 10 * 2**20
 SPEED_FILE = "MEDUSA_CHAT_BENCH_SPEED_FILE"  # names where the tokens a second of "work" are written
 _TOKEN_LETTERS = 4
-_WORK_A_TOKEN = 60_000  # about 4 ms of one core
+_WORK_A_TOKEN = 150_000  # about 4 ms of one core
 _FLOOD_PIECE = 2**14
 
 _PROSE = """
@@ -72,6 +72,11 @@ def step_{number}(tree: Tree, cache: Cache) -> list[int]:
     return path or [int(logits[0].argmax())]
 
 """
+
+
+def long_answer(number: int) -> str:
+    """A reply of some blocks, as they were in a conversation of earlier."""
+    return _PROSE.format(number=number)
 
 
 class ScriptedSession:
@@ -120,8 +125,8 @@ def _prose() -> Iterator[str]:
 
 def _fence() -> Iterator[str]:
     lines = islice((line for n in count() for line in _CODE.format(number=n).splitlines(True)), FENCE_LINES)
-    yield f"{BEGUN}\n\n```python\n{''.join(lines)}{FENCE_REACHED}\n"
-    yield from _timed(_tokens(_CODE))
+    yield f"{BEGUN}\n\n```python\n{''.join(lines)}"
+    yield from _timed(_tokens(f"{FENCE_REACHED}\n{_CODE}"))
 
 
 def _work() -> Iterator[str]:
@@ -132,7 +137,7 @@ def _work() -> Iterator[str]:
         yield token
     seconds = time.perf_counter() - started
     if path := os.environ.get(SPEED_FILE):
-        Path(path).write_text(json.dumps(WORK_TOKENS / seconds), encoding="utf-8")
+        Path(path).write_text(str(WORK_TOKENS / seconds), encoding="utf-8")
 
 
 def _flood() -> Iterator[str]:

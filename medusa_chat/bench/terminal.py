@@ -1,4 +1,4 @@
-"""A program in a pseudo-terminal of its own, as a user's terminal would run it: keys in, what it draws out."""
+"""A program in a pseudo-terminal of its own, as in a user's: keys go in, what it draws comes out."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
 """`medusa-chat bench`: what drafting gains on this machine, prompt by prompt in one run.
 
-Its sub-commands time the parts on random weights of well-known shapes.
+Its sub-commands time the parts on random weights of well-known shapes, and the chat on a scripted engine.
 """
 
 from __future__ import annotations
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 import typer
 
 from medusa_chat.commands.bench_parts import kernels, step
+from medusa_chat.commands.bench_ui import ui
 from medusa_chat.commands.options import (
     DeviceOption,
     DTypeOption,
@@ -32,6 +33,7 @@ from medusa_chat.records import LoadProgress, LoadRequest, SamplingOptions
 bench = typer.Typer(name="bench", rich_markup_mode=None)
 bench.command()(step)
 bench.command()(kernels)
+bench.command()(ui)
 
 
 @bench.callback(invoke_without_command=True)

@@ -7,19 +7,21 @@ from __future__ import annotations
 
 import sys
 
-from medusa_chat.app import run_app
-from medusa_chat.records import LoadRequest
-from medusa_chat.settings import load_settings
+from medusa_chat.bench import scripted_engine
 
-ENGINE_COMMAND = (sys.executable, "-P", "-m", "medusa_chat.bench.scripted_engine")
-PROGRAM = (sys.executable, "-P", "-m", "medusa_chat.commands.scripted_chat")
+_PYTHON = (sys.executable, "-P", "-m")
+ENGINE_COMMAND = (*_PYTHON, scripted_engine.MODULE)
+PROGRAM = (*_PYTHON, "medusa_chat.commands.scripted_chat")
+
+
+def main() -> int:
+    from medusa_chat.app import run_app
+    from medusa_chat.records import LoadRequest
+    from medusa_chat.settings import load_settings
+
+    resume = "--continue" in sys.argv
+    return run_app(load_settings(), LoadRequest("scripted"), resume, engine_command=ENGINE_COMMAND)
+
 
 if __name__ == "__main__":
-    sys.exit(
-        run_app(
-            load_settings(),
-            LoadRequest("scripted"),
-            resume="--continue" in sys.argv,
-            engine_command=ENGINE_COMMAND,
-        )
-    )
+    sys.exit(main())

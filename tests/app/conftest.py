@@ -14,7 +14,8 @@ from textual.pilot import Pilot
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.chat_view import ChatView
 from medusa_chat.app.models.desk import ToFetch
-from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
+from medusa_chat.app.reply_text import ReplyText
+from medusa_chat.app.turns import Notice, UserTurn
 from medusa_chat.engine.process import EngineProcess
 from medusa_chat.history import History
 from medusa_chat.records import LoadRequest
@@ -66,8 +67,7 @@ class Chat:
 
     @property
     def replies(self) -> list[str]:
-        turns = self.app.query(AssistantTurn)
-        return ["".join(view.part.source for view in turn.parts) for turn in turns]
+        return [reply.source for reply in self.app.query(ReplyText)]
 
     @property
     def questions(self) -> list[str]:
