@@ -80,6 +80,17 @@ async def test_escape_leaves_an_edit(open_chat: OpenChat) -> None:
         assert len(chat.questions) == 2
 
 
+async def test_an_edit_is_left_with_its_conversation(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        await ask(chat, "roles")
+        await chat.press("ctrl+up", "up", "e", "ctrl+n")
+        await chat.until(lambda: not chat.questions)
+        await ask(chat, "other roles")
+        assert chat.replies == ["roles: user=other roles"]
+    history = History()
+    assert [len(history.all_messages(record.id)) for record in history.list()] == [2, 2]
+
+
 async def test_a_stopped_reply_is_gone_on_with(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
         await chat.send("temperature")
