@@ -35,6 +35,8 @@ class Settings(BaseSettings):
     dtype: DType = "auto"
     system: str | None = None
     theme: str = "textual-dark"
+    screen_reader: bool = False
+    notify: bool = True
     sampling: SamplingOptions = SamplingOptions()
 
     @classmethod

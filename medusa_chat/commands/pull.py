@@ -6,12 +6,18 @@ from typing import Annotated
 
 import typer
 
+from medusa_chat.commands.completing import complete_model
 from medusa_chat.commands.progress import shown_progress
 
 
 def pull(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A model `models` lists, or OWNER/NAME on the hub.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A model `models` lists, or OWNER/NAME on the hub.",
+            autocompletion=complete_model,
+        ),
     ],
 ) -> None:
     """Fetch a model and its heads, or replace what is damaged."""
