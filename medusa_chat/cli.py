@@ -11,7 +11,7 @@ import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, NoReturn
+from typing import Annotated, Any, NoReturn
 
 import typer
 
@@ -88,6 +88,9 @@ def root(
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     resume: Annotated[bool, typer.Option("--continue", help="Go on with the last conversation.")] = False,
+    screen_reader: Annotated[
+        bool, typer.Option("--screen-reader", help="Plain lines, made to be read aloud.")
+    ] = False,
     debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
     version: Annotated[
         bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
@@ -97,16 +100,17 @@ def root(
     context.obj.debug = debug
     settings = {"model": model, "quant": quant, "device": device, "dtype": dtype}
     if context.invoked_subcommand is None:
-        raise typer.Exit(_open_app(settings, heads, resume))
+        raise typer.Exit(_open_app({**settings, "screen_reader": screen_reader or None}, heads, resume))
     given = [f"--{name}" for name, value in {**settings, "heads": heads}.items() if value is not None]
     given += ["--continue"] if resume else []
+    given += ["--screen-reader"] if screen_reader else []
     if given:
         raise UsageError(
             f"{given[0]} must come after {context.invoked_subcommand}, if that command takes it."
         )
 
 
-def _open_app(overrides: dict[str, str | None], heads: str | None, resume: bool) -> int:
+def _open_app(overrides: dict[str, Any], heads: str | None, resume: bool) -> int:
     from medusa_chat.decoding.chosen_tree import check_tree
     from medusa_chat.registry import resolve
     from medusa_chat.settings import load_settings
@@ -118,9 +122,10 @@ def _open_app(overrides: dict[str, str | None], heads: str | None, resume: bool)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError('The chat needs a terminal. Without one, use `medusa-chat say "…"`.')
     from medusa_chat.app import run_app
+    from medusa_chat.app.linear import run_linear
 
     request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
-    return run_app(settings, request, resume)
+    return (run_linear if settings.screen_reader else run_app)(settings, request, resume)
 
 
 if __name__ == "__main__":

@@ -47,6 +47,8 @@ class Settings(BaseSettings):
     dtype: DType = "auto"
     system: str | None = None
     theme: str = "textual-dark"
+    screen_reader: bool = False
+    notify: bool = True
     sampling: SamplingOptions = SamplingOptions()
     presets: dict[str, SamplingOptions] = {}
     keys: dict[str, str] = {}

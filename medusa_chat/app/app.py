@@ -26,6 +26,7 @@ from medusa_chat.app.loader import Loader
 from medusa_chat.app.messages import ConversationRead
 from medusa_chat.app.models.desk import ModelDesk, ToFetch
 from medusa_chat.app.models.screen import ModelsScreen
+from medusa_chat.app.notifying import Notifier
 from medusa_chat.app.panel import Panel
 from medusa_chat.app.prompt import Prompt
 from medusa_chat.app.settings_screen import SettingsScreen
@@ -88,6 +89,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self.talk = Talk(history, self._link, self.loader, self.dials, settings)
         self.panel = Panel()
         self.models = ModelDesk(self, to_fetch, settings.quant)
+        self._notifier = Notifier(self._write_to_terminal, is_wanted=settings.notify)
         self._commands = SlashCommands(self, history)
 
     @property
@@ -167,6 +169,20 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     @on(ModelsScreen.Chosen)
     def use_model(self, event: ModelsScreen.Chosen) -> None:
         self.models.use(event.name, event.quantization)
+
+    # For who is looking elsewhere
+
+    @on(Talk.Began)
+    def time_answer(self) -> None:
+        self._notifier.begin()
+
+    @on(Talk.Ended)
+    def notify_of_answer(self, event: Talk.Ended) -> None:
+        self._notifier.end(event.question, is_focused=self.app_focus)
+
+    def _write_to_terminal(self, sequence: str) -> None:
+        if self._driver is not None:
+            self._driver.write(sequence)
 
     # What the user types
 

@@ -52,6 +52,16 @@ class Exchange(Vertical):
             super().__init__()
             self.conversation_id = conversation_id
 
+    class Began(Message):
+        """An answer is wanted."""
+
+    class Ended(Message):
+        """It is there, or as much of it as comes. question: what it is an answer to."""
+
+        def __init__(self, question: str) -> None:
+            super().__init__()
+            self.question = question
+
     class EngineLost(Message):
         """The engine died in a reply: it has to be loaded again."""
 
@@ -158,6 +168,7 @@ class Exchange(Vertical):
         await self.chat.show(answer.widget)
         answer.begin()
         self.chat.anchor()
+        self.post_message(self.Began())
         self.run_worker(self._save_then_ask(answer), group="ask")
 
     async def _save_then_ask(self, answer: Answer) -> None:
@@ -222,6 +233,8 @@ class Exchange(Vertical):
             if answer.turn is not None:
                 answer.widget.show_place(self._place_of(answer.turn))
             self._save_beside()
+            asked = [turn.content for turn in self.conversation.turns if turn.role == "user"]
+            self.post_message(self.Ended(asked[-1] if asked else ""))
 
     def stop(self) -> None:
         """Ends the reply under way and keeps what is there."""

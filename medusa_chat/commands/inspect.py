@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from medusa_chat.commands.completing import complete_model
 from medusa_chat.commands.options import JsonOption
 from medusa_chat.printable import printable
 
@@ -19,7 +20,12 @@ Report = dict[str, Any]
 
 def inspect(
     target: Annotated[
-        str, typer.Argument(metavar="TARGET", help="A model `models` lists, a folder, or a file of weights.")
+        str,
+        typer.Argument(
+            metavar="TARGET",
+            help="A model `models` lists, a folder, or a file of weights.",
+            autocompletion=complete_model,
+        ),
     ],
     as_json: JsonOption = False,
 ) -> None:

@@ -9,13 +9,17 @@ from typing import Annotated, Any
 
 import typer
 
+from medusa_chat.commands.completing import complete_model
 from medusa_chat.errors import UsageError
 from medusa_chat.printable import printable
 from medusa_chat.records import Device, DType, Quantization, SamplingOptions
 
 _MODEL = "A model `models` lists, a folder, or OWNER/NAME on the hub."
-ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL)]
-ModelOption = Annotated[str | None, typer.Option("--model", metavar="NAME", help=_MODEL)]
+ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL, autocompletion=complete_model)]
+ModelOption = Annotated[
+    str | None,
+    typer.Option("--model", metavar="NAME", help=_MODEL, autocompletion=complete_model),
+]
 HeadsOption = Annotated[
     str | None,
     typer.Option(

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from medusa_chat.commands.completing import complete_model
 from medusa_chat.commands.options import HeadsOption
 from medusa_chat.commands.progress import shown_progress
 from medusa_chat.errors import MedusaError
@@ -18,7 +19,12 @@ if TYPE_CHECKING:
 
 def pull(
     name: Annotated[
-        str, typer.Argument(metavar="NAME", help="A model `models` lists, or OWNER/NAME on the hub.")
+        str,
+        typer.Argument(
+            metavar="NAME",
+            help="A model `models` lists, or OWNER/NAME on the hub.",
+            autocompletion=complete_model,
+        ),
     ],
     heads: HeadsOption = None,
     as_json: Annotated[

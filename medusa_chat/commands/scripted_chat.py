@@ -1,6 +1,6 @@
 """The chat as the command line opens it, but on the benchmark's scripted engine: a program to be measured.
 
-Run as `python -m medusa_chat.commands.scripted_chat [--continue]`.
+Run as `python -m medusa_chat.commands.scripted_chat [--continue] [--screen-reader]`.
 """
 
 from __future__ import annotations
@@ -16,11 +16,13 @@ PROGRAM = (*_PYTHON, "medusa_chat.commands.scripted_chat")
 
 def main() -> int:
     from medusa_chat.app import run_app
+    from medusa_chat.app.linear import run_linear
     from medusa_chat.records import LoadRequest
     from medusa_chat.settings import load_settings
 
     resume = "--continue" in sys.argv
-    return run_app(load_settings(), LoadRequest("scripted"), resume, engine_command=ENGINE_COMMAND)
+    run = run_linear if "--screen-reader" in sys.argv else run_app
+    return run(load_settings(), LoadRequest("scripted"), resume, engine_command=ENGINE_COMMAND)
 
 
 if __name__ == "__main__":

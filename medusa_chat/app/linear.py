@@ -1,0 +1,324 @@
+"""The chat for screen readers: lines on standard output, no boxes, no spinners, nothing drawn twice."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import signal
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from typing import NoReturn
+
+from medusa_chat.app.conversation import Conversation, Turn, load_conversation
+from medusa_chat.app.dials import Dials, Setup
+from medusa_chat.app.keeper import Keeper
+from medusa_chat.app.linear_commands import LinearCommands
+from medusa_chat.app.meter import PlainReference, ReplyMeter
+from medusa_chat.app.sentence_stream import SentenceStream
+from medusa_chat.app.sentences import sentence_of
+from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
+from medusa_chat.errors import EngineCrashed, HistoryError, MedusaError, PromptTooLong
+from medusa_chat.history import History
+from medusa_chat.printable import printable
+from medusa_chat.records import (
+    Chunk,
+    EngineInfo,
+    FinishReason,
+    LoadProgress,
+    LoadRequest,
+    Message,
+    ReplyStarted,
+)
+from medusa_chat.settings import Settings
+
+_PROMPT = "You: "
+_SECONDS_BETWEEN_SAVES = 0.7
+_SECONDS_BETWEEN_PROGRESS = 5.0
+_ENDINGS: dict[FinishReason | None, str] = {
+    None: "Answer broken off",
+    "cancelled": "Answer stopped",
+    "length": "Answer reached the most tokens of a reply",
+    "context": "Answer ended, as the context is full",
+}
+_SIGNALS_TO_LEAVE = ("SIGTERM", "SIGHUP")  # the latter not on Windows
+
+
+def run_linear(
+    settings: Settings,
+    request: LoadRequest,
+    resume: bool = False,
+    engine_command: Sequence[str] = WORKER_COMMAND,
+) -> int:
+    """Talks until the user leaves, and returns the exit status."""
+    with contextlib.suppress(ImportError):
+        import readline  # noqa: F401  # gives input() its editing and its history
+
+    history = History()
+    engine = EngineProcess(engine_command)
+    with asyncio.Runner() as runner:
+        chat = LinearChat(settings, request, history, engine, runner)
+        for name in _SIGNALS_TO_LEAVE:
+            if hasattr(signal, name):
+                signal.signal(getattr(signal, name), _leave)
+        try:
+            return chat.run(resume)
+        finally:
+            runner.run(chat.save())
+            runner.run(engine.close())
+            history.close()
+
+
+def _leave(number: int, _: object) -> NoReturn:
+    sys.exit(128 + number)
+
+
+class LinearChat:
+    """One conversation at a time, in lines. The loop runs while something is awaited, not while one types."""
+
+    def __init__(
+        self,
+        settings: Settings,
+        request: LoadRequest,
+        history: History,
+        engine: EngineProcess,
+        runner: asyncio.Runner,
+    ) -> None:
+        self.options = settings.sampling
+        self.dials = Dials(settings.presets)
+        self.defaults = Setup(settings.sampling, settings.system, settings.theme)
+        self.request = request
+        self.history = history
+        self.conversation = Conversation(settings.system)
+        self.is_left = False
+        self._engine = engine
+        self._runner = runner
+        self._keeper = Keeper(history, self._say_later)
+        self._commands = LinearCommands(self)
+        self._plain = PlainReference()
+        self._is_loaded = False
+
+    def run(self, resume: bool) -> int:
+        """Until the user leaves."""
+        if resume:
+            self._resume()
+        self.load(self.request)
+        while not self.is_left and (text := self._read()) is not None:
+            if text.startswith("/"):
+                self._obey(text)
+            elif text.strip():
+                self.ask(text.strip())
+        return 0
+
+    @property
+    def setup(self) -> Setup:
+        """All that can be set, as it is now."""
+        return Setup(self.options, self.conversation.system, self.defaults.theme)
+
+    def set_up(self, setup: Setup) -> None:
+        """From the next answer on."""
+        self.options, self.conversation.system = setup.options, setup.system
+
+    def say(self, text: str) -> None:
+        """One line. Control characters in it stay off the terminal."""
+        print(printable(text), flush=True)
+
+    def complain(self, error: MedusaError) -> None:
+        self.say(f"Error: {sentence_of(error)}")
+
+    def _read(self) -> str | None:
+        """The next line; None when the user leaves, by Ctrl+D or by Ctrl+C twice."""
+        for is_second in (False, True):
+            try:
+                return printable(input(_PROMPT))
+            except EOFError:
+                break
+            except KeyboardInterrupt:
+                self.say("" if is_second else "\nCtrl+C again leaves, and so does Ctrl+D.")
+        return None
+
+    def _obey(self, line: str) -> None:
+        try:
+            self._commands.obey(line)
+        except MedusaError as error:
+            self.complain(error)
+
+    # Conversations
+
+    def _resume(self) -> None:
+        try:
+            conversation = load_conversation(self.history, None)
+        except HistoryError as error:
+            self.complain(error)
+            return
+        if conversation is None:
+            self.say("There is no conversation to continue yet.")
+            return
+        self.conversation = conversation
+        self.say(f"Going on after {len(conversation.turns)} messages. The last ones:")
+        for turn in conversation.turns[-2:]:
+            self.say(f"{'You' if turn.role == 'user' else 'Answer'}: {turn.content}")
+        if conversation.turns and conversation.turns[-1].partial:
+            self.say("This answer was not finished.")
+
+    def begin(self, conversation: Conversation) -> None:
+        """Leaves the conversation, saved, for another one."""
+        self._runner.run(self.save())
+        self.conversation = conversation
+
+    async def save(self) -> None:
+        """Puts on the disk what isn't there yet."""
+        await self._keeper.save(self.conversation, self.request.model)
+
+    async def _say_later(self, text: str, *, is_error: bool = False) -> None:
+        self.say(f"Error: {text}" if is_error else text)
+
+    def save_now(self) -> None:
+        self._runner.run(self.save())
+
+    # The model
+
+    def load(self, request: LoadRequest) -> None:
+        """Loads a model, or goes back to the one before when that fails."""
+        before, self.request = self.request, request
+        was_loaded, self._is_loaded = self._is_loaded, False
+        try:
+            self._runner.run(self._load())
+        except KeyboardInterrupt:
+            self.say("\nNo model is loaded. /retry loads it.")
+        except MedusaError as error:
+            self.complain(error)
+            if was_loaded and before != request:
+                self.load(before)
+            else:
+                self.say("/retry tries again, /model NAME loads another model.")
+
+    async def _load(self) -> None:
+        told = -_SECONDS_BETWEEN_PROGRESS
+        async for item in self._engine.load(self.request):
+            match item:
+                case LoadProgress(message) if time.monotonic() - told >= _SECONDS_BETWEEN_PROGRESS:
+                    told = time.monotonic()
+                    self.say(f"{message}.")
+                case EngineInfo():
+                    self._plain = PlainReference(item.step_seconds)
+                    for remark in item.remarks:
+                        self.say(remark)
+        self._is_loaded = True
+        self.say(f"{self.request.model} is loaded. /help lists commands.")
+
+    # Asking and answering
+
+    def ask(self, text: str) -> None:
+        """A message of the user's."""
+        if self._is_loaded:
+            self.conversation.add("user", text)
+        self.answer()
+
+    def answer(self, begun: Turn | None = None) -> None:
+        """Answers the last question, or goes on with a reply."""
+        if not self._is_loaded:
+            self.say("No model is loaded: /retry, or /model NAME.")
+            return
+        try:
+            self._runner.run(self._answer(begun))
+        except EngineCrashed as error:
+            self.complain(error)
+            self.say("It is started again; the conversation is kept.")
+            self.load(self.request)
+        except MedusaError as error:
+            if isinstance(error, PromptTooLong):
+                self.conversation.refuse_question()
+            self.complain(error)
+
+    async def _answer(self, begun: Turn | None) -> None:
+        await self.save()
+        messages = self.conversation.messages()
+        reply = _Reply(ReplyMeter(self._plain), self.conversation, self.say, begun)
+        task = asyncio.current_task()
+        assert task is not None
+        with _signals(stop=self._engine.cancel, leave=task.cancel):
+            try:
+                await self._read_reply(reply, messages)
+            finally:
+                reply.end()
+                await self.save()
+
+    async def _read_reply(self, reply: _Reply, messages: Sequence[Message]) -> None:
+        saved = time.monotonic()
+        async for item in self._engine.reply(messages, self.options):
+            if isinstance(item, ReplyStarted):
+                if item.num_dropped:
+                    self.say(f"The context is full: the oldest {item.num_dropped} messages were left out.")
+                continue
+            reply.grow(item)
+            if time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
+                await self.save()
+                saved = time.monotonic()
+
+
+class _Reply:
+    """A reply under way: what of it is kept, said and counted."""
+
+    def __init__(
+        self,
+        meter: ReplyMeter,
+        conversation: Conversation,
+        say: Callable[[str], None],
+        begun: Turn | None,
+    ) -> None:
+        self._meter = meter
+        self._conversation = conversation
+        self._say = say
+        self._stream = SentenceStream()
+        self._turn = begun
+        self._finish_reason: FinishReason | None = None
+        if begun is not None:
+            begun.reopen()
+
+    def grow(self, chunk: Chunk) -> None:
+        self._meter.add(chunk.step)
+        self._finish_reason = chunk.finish_reason or self._finish_reason
+        text = printable(chunk.text)
+        if not text:
+            return
+        if self._turn is None:
+            self._say("Answer:")
+            self._turn = self._conversation.add("assistant", "", partial=True)
+        self._turn.content += text
+        for line in self._stream.feed(text):
+            self._say(line)
+
+    def end(self) -> None:
+        for line in self._stream.rest():
+            self._say(line)
+        if self._turn is not None:
+            self._turn.partial = self._finish_reason in (None, "cancelled")
+            self._say(self._closing())
+        elif self._finish_reason is not None:
+            self._say("The answer is empty.")
+
+    def _closing(self) -> str:
+        parts = [_ENDINGS.get(self._finish_reason, "Answer finished"), f"{self._meter.reply_tokens} tokens"]
+        if self._meter.speedup is not None:
+            parts.append(f"{self._meter.speedup:.1f} times as fast as plain")
+        return f"{', '.join(parts)}."
+
+
+@contextlib.contextmanager
+def _signals(stop: Callable[[], None], leave: Callable[[], object]) -> Iterator[None]:
+    """While a reply streams, Ctrl+C stops it; the end of the terminal or of the program leaves, saved."""
+    loop = asyncio.get_running_loop()
+    acts: dict[str, Callable[[], object]] = {"SIGINT": stop, **dict.fromkeys(_SIGNALS_TO_LEAVE, leave)}
+    numbers = {getattr(signal, name): act for name, act in acts.items() if hasattr(signal, name)}
+    before = {number: signal.getsignal(number) for number in numbers}
+    with contextlib.suppress(NotImplementedError):  # Windows
+        for number, act in numbers.items():
+            loop.add_signal_handler(number, act)
+    try:
+        yield
+    finally:
+        for number, handler in before.items():
+            with contextlib.suppress(NotImplementedError):
+                loop.remove_signal_handler(number)
+            signal.signal(number, handler)
