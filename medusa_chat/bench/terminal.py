@@ -73,14 +73,19 @@ class Terminal:
 
     def wait_for(self, text: str, seconds: float) -> float:
         """The time when the text had been drawn since the last wait. Raises TerminalError."""
+        self.read_until(text, seconds)
+        return time.perf_counter()
+
+    def read_until(self, text: str, seconds: float) -> str:
+        """What has been drawn since the last wait, up to the text or somewhat further."""
         deadline = time.perf_counter() + seconds
         wanted = text.encode()
         while wanted not in self.text:
             if time.perf_counter() > deadline or not self._read(1.0):
                 raise TerminalError(f"{text!r} was not drawn. The last that was: {self.text[-500:]!r}")
-        now = time.perf_counter()
+        drawn = self.text.decode(errors="replace")
         self._drawn = b""
-        return now
+        return drawn
 
     def wait_for_key(self, key: str, seconds: float) -> float:
         """As wait_for, for one character: fast, so that looking for it weighs nothing in what is timed."""
