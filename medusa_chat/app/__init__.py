@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
+import signal
 from collections.abc import Sequence
+from functools import partial
 
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.collecting import collect_when_quiet
@@ -32,6 +35,7 @@ async def _run(settings: Settings, request: LoadRequest, resume: bool, engine_co
     collecting = asyncio.create_task(
         collect_when_quiet(lambda: None if app.is_answering else app.prompt.text)
     )
+    _leave_on_signals(app)
     try:
         await app.run_async()
     finally:
@@ -39,3 +43,12 @@ async def _run(settings: Settings, request: LoadRequest, resume: bool, engine_co
         await engine.close()
         history.close()
     return app.return_code or 0
+
+
+def _leave_on_signals(app: MedusaApp) -> None:
+    """A terminal that is closed and a polite kill end the chat as Ctrl+Q does, with all of it saved."""
+    loop = asyncio.get_running_loop()
+    for name in ("SIGTERM", "SIGHUP"):
+        if (number := getattr(signal, name, None)) is not None:
+            with contextlib.suppress(NotImplementedError):  # Windows
+                loop.add_signal_handler(number, partial(app.exit, return_code=128 + number))
