@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import signal
+import sys
 from collections.abc import Sequence
 from functools import partial
 
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.collecting import collect_when_quiet
+from medusa_chat.app.plain_letters import use_plain_letters
 from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
 from medusa_chat.history import History
 from medusa_chat.records import LoadRequest
@@ -25,6 +27,7 @@ def run_app(
     engine_command: Sequence[str] = WORKER_COMMAND,
 ) -> int:
     """Opens the chat and returns its exit status. resume: go on with the latest conversation."""
+    use_plain_letters(sys.__stderr__)  # which Textual draws on
     return asyncio.run(_run(settings, request, resume, engine_command))
 
 
