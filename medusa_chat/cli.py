@@ -7,6 +7,7 @@ its room inside.
 from __future__ import annotations
 
 import io
+import os
 import sys
 import traceback
 from collections.abc import Sequence
@@ -125,7 +126,8 @@ def _open_app(overrides: dict[str, Any], heads: str | None, resume: bool) -> int
     from medusa_chat.app.linear import run_linear
 
     request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
-    return (run_linear if settings.screen_reader else run_app)(settings, request, resume)
+    in_lines = settings.screen_reader or os.environ.get("TERM") == "dumb"  # one that can't move its cursor
+    return (run_linear if in_lines else run_app)(settings, request, resume)
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NoReturn
 
 from medusa_chat.app.conversation import Conversation, Turn, load_conversation
@@ -41,7 +42,6 @@ _ENDINGS: dict[FinishReason | None, str] = {
     "length": "Answer reached the most tokens of a reply",
     "context": "Answer ended, as the context is full",
 }
-_SIGNALS_TO_LEAVE = ("SIGTERM", "SIGHUP")  # the latter not on Windows
 
 
 def run_linear(
@@ -58,9 +58,8 @@ def run_linear(
     engine = EngineProcess(engine_command)
     with asyncio.Runner() as runner:
         chat = LinearChat(settings, request, history, engine, runner)
-        for name in _SIGNALS_TO_LEAVE:
-            if hasattr(signal, name):
-                signal.signal(getattr(signal, name), _leave)
+        for number in _signals_to_leave():
+            signal.signal(number, _leave)
         try:
             return chat.run(resume)
         finally:
@@ -91,6 +90,7 @@ class LinearChat:
         self.history = history
         self.conversation = Conversation(settings.system)
         self.is_left = False
+        self._status = 0
         self._engine = engine
         self._runner = runner
         self._keeper = Keeper(history, self._say_later)
@@ -108,7 +108,7 @@ class LinearChat:
                 self._obey(text)
             elif text.strip():
                 self.ask(text.strip())
-        return 0
+        return self._status
 
     @property
     def setup(self) -> Setup:
@@ -222,6 +222,8 @@ class LinearChat:
             return
         try:
             self._runner.run(self._answer(begun))
+        except asyncio.CancelledError:
+            self.is_left = True
         except EngineCrashed as error:
             self.complain(error)
             self.say("It is started again; the conversation is kept.")
@@ -237,7 +239,12 @@ class LinearChat:
         reply = _Reply(ReplyMeter(self._plain), self.conversation, self.say, begun)
         task = asyncio.current_task()
         assert task is not None
-        with _signals(stop=self._engine.cancel, leave=task.cancel):
+
+        def leave(number: int) -> None:
+            self._status = 128 + number
+            task.cancel()
+
+        with _signals(stop=self._engine.cancel, leave=leave):
             try:
                 await self._read_reply(reply, messages)
             finally:
@@ -306,14 +313,14 @@ class _Reply:
 
 
 @contextlib.contextmanager
-def _signals(stop: Callable[[], None], leave: Callable[[], object]) -> Iterator[None]:
+def _signals(stop: Callable[[], None], leave: Callable[[int], None]) -> Iterator[None]:
     """While a reply streams, Ctrl+C stops it; the end of the terminal or of the program leaves, saved."""
     loop = asyncio.get_running_loop()
-    acts: dict[str, Callable[[], object]] = {"SIGINT": stop, **dict.fromkeys(_SIGNALS_TO_LEAVE, leave)}
-    numbers = {getattr(signal, name): act for name, act in acts.items() if hasattr(signal, name)}
-    before = {number: signal.getsignal(number) for number in numbers}
+    acts: dict[int, Callable[[], None]] = {signal.SIGINT: stop}
+    acts |= {number: partial(leave, number) for number in _signals_to_leave()}
+    before = {number: signal.getsignal(number) for number in acts}
     with contextlib.suppress(NotImplementedError):  # Windows
-        for number, act in numbers.items():
+        for number, act in acts.items():
             loop.add_signal_handler(number, act)
     try:
         yield
@@ -322,3 +329,9 @@ def _signals(stop: Callable[[], None], leave: Callable[[], object]) -> Iterator[
             with contextlib.suppress(NotImplementedError):
                 loop.remove_signal_handler(number)
             signal.signal(number, handler)
+
+
+def _signals_to_leave() -> list[int]:
+    return [
+        getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
+    ]  # not on Windows

@@ -1,0 +1,106 @@
+"""The program and its engine, ended by force in mid-reply: what has been said stays."""
+
+from __future__ import annotations
+
+import os
+import re
+import signal
+
+import psutil
+import pytest
+
+from medusa_chat.bench.terminal import Terminal
+from medusa_chat.history import History
+from tests.app.program import open_program
+
+pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
+_SECONDS = 30
+_WORDS_A_SECOND = 85  # of the script "endless"
+
+
+def _stream(terminal: Terminal, seconds: float) -> None:
+    """Until a reply has streamed for so long."""
+    terminal.wait_for("Ctrl+O opens", _SECONDS)
+    terminal.press("endless\r")
+    terminal.wait_for("word9", _SECONDS)
+    terminal.watch(seconds)
+
+
+def _engine(terminal: Terminal) -> psutil.Process:
+    (engine,) = psutil.Process(terminal.process.pid).children()
+    return engine
+
+
+def _num_drawn(terminal: Terminal) -> int:
+    return max(int(number) for number in re.findall(rb"word(\d+) ", terminal.text))
+
+
+def _stored_reply() -> tuple[str, bool]:
+    history = History()
+    record = history.latest()
+    assert record is not None
+    reply = history.messages(record.id)[1]
+    history.close()
+    return reply.content, reply.partial
+
+
+def _assert_ends(process: psutil.Process) -> None:
+    _, alive = psutil.wait_procs([process], timeout=_SECONDS)
+    assert not alive
+
+
+@pytest.mark.parametrize("seconds", [0.1, 0.8, 1.7, 2.6])
+def test_killed_program_loses_a_second_at_most_and_goes_on(seconds: float) -> None:
+    with open_program() as terminal:
+        _stream(terminal, seconds)
+        engine = _engine(terminal)
+        num_drawn = _num_drawn(terminal)
+        terminal.kill()
+    _assert_ends(engine)
+    text, is_partial = _stored_reply() if seconds >= 1 else ("", True)
+    assert is_partial
+    assert text.count("word") >= num_drawn - _WORDS_A_SECOND
+    with open_program("--continue") as terminal:
+        terminal.wait_for("not finished" if seconds >= 1 else "endless", _SECONDS)
+        terminal.press("roles\r")
+        terminal.wait_for("roles: user=endless", _SECONDS)
+
+
+def test_killed_engine_is_told_and_started_again() -> None:
+    with open_program() as terminal:
+        _stream(terminal, 1.5)
+        num_drawn = _num_drawn(terminal)
+        _engine(terminal).kill()
+        terminal.wait_for("broken off", _SECONDS)
+        terminal.press("roles\r")
+        terminal.wait_for("roles: user=endless, assistant=word0", _SECONDS)
+    text, is_partial = _stored_reply()
+    assert is_partial
+    assert text.count("word") >= num_drawn
+
+
+@pytest.mark.parametrize("how", ["hang up", "SIGTERM"])
+@pytest.mark.parametrize("options", [(), ("--screen-reader",)])
+def test_closed_terminal_and_polite_kill_lose_nothing(how: str, options: tuple[str, ...]) -> None:
+    with open_program(*options) as terminal:
+        if options:
+            terminal.wait_for("is loaded.", _SECONDS)
+            terminal.press("endless\r")
+            terminal.wait_for("Answer:", _SECONDS)
+            terminal.watch(1.0)
+            num_drawn = 0
+        else:
+            _stream(terminal, 0.4)
+            num_drawn = _num_drawn(terminal)
+        engine = _engine(terminal)
+        if how == "hang up":
+            terminal.hang_up()
+        else:
+            terminal.process.send_signal(signal.SIGTERM)
+        terminal.wait(_SECONDS)
+        if how == "SIGTERM":
+            assert terminal.process.returncode == 128 + signal.SIGTERM
+    _assert_ends(engine)
+    text, is_partial = _stored_reply()
+    assert is_partial
+    assert text.count("word") >= max(num_drawn, 20)
