@@ -320,6 +320,30 @@ def test_the_chat_gets_settings_and_request(monkeypatch: pytest.MonkeyPatch, tmp
     assert received["resume"] is True
 
 
+@pytest.mark.parametrize(
+    ("options", "terminal", "opened"),
+    [
+        ((), "xterm", "medusa_chat.app.run_app"),
+        (("--screen-reader",), "xterm", "medusa_chat.app.linear.run_linear"),
+        ((), "dumb", "medusa_chat.app.linear.run_linear"),
+    ],
+)
+def test_the_chat_comes_in_lines_where_wanted_and_where_the_terminal_does_nothing_else(
+    options: tuple[str, ...], terminal: str, opened: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    class Terminal(io.StringIO):
+        def isatty(self) -> bool:
+            return True
+
+    received: list[LoadRequest] = []
+    monkeypatch.setattr(opened, lambda settings, request, resume: received.append(request) or 0)
+    monkeypatch.setattr(sys, "stdin", Terminal())
+    monkeypatch.setattr(sys, "stdout", Terminal())
+    monkeypatch.setenv("TERM", terminal)
+    assert run(*options) == 0
+    assert len(received) == 1
+
+
 def test_models_lists_what_is_here_and_what_is_to_download(capsys: pytest.CaptureFixture[str]) -> None:
     def cells() -> list[str]:
         assert run("models") == 0

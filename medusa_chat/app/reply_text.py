@@ -11,7 +11,8 @@ from medusa_chat.app.stack import Stack
 from medusa_chat.printable import printable
 
 _PARTS_A_SHELF = 12
-_MOST_SHELVES = 20
+_MOST_SHELVES = 12
+_MOST_PARTS = _MOST_SHELVES * _PARTS_A_SHELF
 _TOO_LONG = "The beginning of this reply is too long for the screen. /export writes all of it."
 
 
@@ -24,6 +25,9 @@ class Shelf(Stack):
 
     def compose(self) -> ComposeResult:
         yield from self.views.values()
+
+    def is_full_without(self, part: Part) -> bool:
+        return part not in self.views and len(self.views) >= _PARTS_A_SHELF
 
     def show(self, part: Part) -> None:
         """Shows the part as it is now, below the others where it is new."""
@@ -44,7 +48,7 @@ class ReplyText(Stack):
     def __init__(self, text: str = "") -> None:
         super().__init__()
         self._parts = Parts()
-        self._shelves = [Shelf()]
+        self._shelves: list[Shelf] = []
         self._too_long = Static(_TOO_LONG, classes="too-long", markup=False)
         self._too_long.display = False
         self.feed(text)
@@ -61,20 +65,25 @@ class ReplyText(Stack):
     def feed(self, text: str) -> None:
         """Appends to the reply."""
         parts = list(dict.fromkeys(self._parts.grow(printable(text))))
-        for part in parts[-_PARTS_A_SHELF * _MOST_SHELVES :]:
-            shelf = self._shelves[-1]
-            if part not in shelf.views and len(shelf.views) == _PARTS_A_SHELF:
-                shelf = self._add_shelf()
-            shelf.show(part)
+        if len(parts) > _MOST_PARTS:
+            self._too_long.display = True
+            self._drop_shelves(len(self._shelves))  # none of their parts would stay
+        for part in parts[-_MOST_PARTS:]:
+            if not self._shelves or self._shelves[-1].is_full_without(part):
+                self._add_shelf()
+            self._shelves[-1].show(part)
 
-    def _add_shelf(self) -> Shelf:
+    def _add_shelf(self) -> None:
         shelf = Shelf()
         self._shelves.append(shelf)
         if self.is_attached:
             self.mount(shelf)
-        if len(self._shelves) > _MOST_SHELVES:
+        self._drop_shelves(len(self._shelves) - _MOST_SHELVES)
+
+    def _drop_shelves(self, number: int) -> None:
+        dropped = self._shelves[: max(number, 0)]
+        del self._shelves[: len(dropped)]
+        for shelf in dropped:
             self._too_long.display = True
-            oldest = self._shelves.pop(0)
-            if oldest.is_attached:
-                oldest.remove()
-        return shelf
+            if shelf.is_attached:
+                shelf.remove()
