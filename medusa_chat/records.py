@@ -15,8 +15,24 @@ Device = Literal["auto", "cuda", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 HeadFormat = Literal["medusa", "vllm", "tgi"]
 FinishReason = Literal["eos", "stop", "length", "context", "cancelled"]
+ContextPolicy = Literal["drop-oldest", "keep-first", "stop"]
 BUILT_TREES = ("dynamic", "static")  # draft trees that the engine makes up itself
+PUBLISHED_TREES = (  # with Medusa; what they are stands in decoding/published_trees.py
+    "mc_sim_7b_63",
+    "vicuna_7b_stage1",
+    "vicuna_7b_stage1_ablation",
+    "vicuna_7b_stage2",
+    "vicuna_13b_stage1",
+    "vicuna_13b_stage2",
+    "vicuna_33b_stage1",
+    "vicuna_33b_stage2",
+    "zephyr_stage2",
+)
 MAX_TREE_SIZE = 64
+# Whose guess a token was: the number of a head, or one of these.
+BASE_ORIGIN = 0  # nobody's: the base model's own, one in each step
+LOOKUP_ORIGIN = -1  # drafted for no head but because the conversation said it before
+EnergySource = Literal["card", "package"]
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +54,9 @@ class SamplingOptions:
     engine choose, from measured step times. tree: "dynamic" takes at each step the likeliest nodes, from the
     heads and from what the conversation repeats; "static" always the same ones, best on the whole; else the
     name of a published tree, or a file of paths, which has a size of its own.
+    context: what is left out of a conversation that has outgrown the model's context. "drop-oldest": whole
+    turns, oldest first; "keep-first": the same, but for the first question and its answer; "stop": nothing,
+    the next message is refused.
     """
 
     temperature: float = 0.2
@@ -50,6 +69,7 @@ class SamplingOptions:
     drafting: bool = True
     tree_size: int | None = None
     tree: str = "dynamic"
+    context: ContextPolicy = "drop-oldest"
     stop: tuple[str, ...] = ()
 
     def __post_init__(self) -> None:
@@ -79,12 +99,19 @@ class StepStats:
     """One base forward. num_nodes: rows verified (1 when decoding plainly). num_tokens: tokens it emitted,
     so num_tokens - 1 drafts were accepted. seconds: wall time of the whole step. context_tokens: tokens
     in the conversation after it. The prefill of a reply is reported with num_nodes 0.
+
+    head_depth: the deepest draft by a head, so that heads 1 to head_depth were asked. heads_kept: of the
+    drafts accepted, those by heads, which come first. joules: that EngineInfo.energy_source has used since
+    the prefill; None where it was not read after this step.
     """
 
     num_nodes: int
     num_tokens: int
     seconds: float
     context_tokens: int
+    head_depth: int = 0
+    heads_kept: int = 0
+    joules: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,21 +128,26 @@ class ReplyStarted:
 @dataclass(frozen=True, slots=True)
 class Chunk:
     """What one step added to the reply. text may be empty while a character or stop string is incomplete.
-    finish_reason is set on the last chunk only.
+    finish_reason is set on the last chunk only. spans: number of characters and origin of each part of the
+    text, in order: the number of a head, BASE_ORIGIN or LOOKUP_ORIGIN.
     """
 
     text: str
     ids: tuple[int, ...]
     step: StepStats
     finish_reason: FinishReason | None = None
+    spans: tuple[tuple[int, int], ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
 class LoadProgress:
-    """How far loading has come. fraction: 0..1, or None when it can't be known."""
+    """How far loading has come. fraction: 0..1, or None when it can't be known. num_bytes: of the whole
+    download, while it is one.
+    """
 
     message: str
     fraction: float | None = None
+    num_bytes: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,7 +167,8 @@ class EngineInfo:
     (1 is plain decoding, the reference of the speed-up). tree_size: what pays most of them on the whole; a
     dynamic draft's own size is chosen anew at every step.
     memory_bytes: weights, heads and KV cache, as allocated. remarks: sentences on what was not as the heads'
-    config.json says.
+    config.json says. energy_source: what says how much energy it uses, the whole graphics card or the whole
+    CPU package; None where nothing does.
     """
 
     model: str
@@ -149,3 +182,4 @@ class EngineInfo:
     memory_bytes: int
     step_seconds: dict[int, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
+    energy_source: EnergySource | None = None

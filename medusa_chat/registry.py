@@ -5,7 +5,6 @@ from __future__ import annotations
 import difflib
 import re
 import tomllib
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -22,14 +21,12 @@ from pydantic import (
 
 from medusa_chat import paths
 from medusa_chat.errors import ModelNotFound, UsageError
+from medusa_chat.footprint import HALF, weights_bytes
 from medusa_chat.records import Quantization
 
 _PACKAGE = Path(__file__).parent
 HEADS_DIR = _PACKAGE / "heads"
 TEMPLATES_DIR = _PACKAGE / "chat_templates"
-# What a weight takes in memory; 4 bits have their scales beside them.
-BYTES_PER_WEIGHT: Mapping[Quantization, float] = {"4bit": 0.56, "8bit": 1.0, "none": 2.0}
-_BYTES_PER_PUBLISHED_WEIGHT = 2  # models are published in 16 bits
 
 _PART = r"[A-Za-z0-9][A-Za-z0-9._-]*"  # begins with neither a dot nor a dash: it becomes a folder's name
 _REPO = rf"{_PART}/{_PART}"
@@ -83,8 +80,8 @@ class ModelSpec(BaseModel):
     """One model as the registry knows it, a plain folder given by the user, or any repository on the hub.
 
     Exactly one of source (where to pull it from) and folder (where it lies) is set. chat_template: used in
-    place of the tokenizer's own. heads_bytes: of the heads in memory, if they are not shipped. tried: whether
-    the download was tried by who wrote the entry.
+    place of the tokenizer's own. heads_bytes: of the heads in memory, if they are not shipped. kv_bytes: of
+    one token's keys and values, in 16 bits. tried: whether the download was tried by who wrote the entry.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True)
@@ -97,6 +94,7 @@ class ModelSpec(BaseModel):
     chat_template: str | None = None
     heads: str | None = None
     heads_bytes: int = Field(default=0, ge=0)
+    kv_bytes: int | None = Field(default=None, gt=0)
     source: Source | None = None
     folder: Path | None = None
     tried: bool | None = None
@@ -136,14 +134,14 @@ class ModelSpec(BaseModel):
             return self.source.bytes
         if self.source is None or self.parameters is None:
             return None
-        return self.parameters * _BYTES_PER_PUBLISHED_WEIGHT + self.heads_bytes
+        return self.parameters * HALF + self.heads_bytes  # models are published in 16 bits
 
     @property
     def memory_bytes(self) -> int | None:
         """About what weights and heads take at the default quantisation, without the context's KV cache."""
         if self.parameters is None:
             return None
-        return round(self.parameters * BYTES_PER_WEIGHT[self.quantization]) + self.heads_bytes
+        return weights_bytes(self.parameters, self.quantization) + self.heads_bytes
 
 
 def resolve_heads(spec: ModelSpec, asked: str | None) -> Path | HubSource | None:

@@ -15,20 +15,31 @@ class ReplyStatistics:
         self.steps = 0
         self.decode_tokens = 0
         self.decode_seconds = 0.0
+        self.drafts_offered = 0
+        self.drafts_accepted = 0
         self._first_token_seconds = 0.0
         self._histogram: Counter[int] = Counter()
+        self._asked: Counter[int] = Counter()  # head -> steps that it drafted for
+        self._right: Counter[int] = Counter()  # head -> steps that kept a draft of it
+        self._readings: list[tuple[float, int]] = []  # joules and tokens so far: the first and the last
 
     def add(self, step: StepStats) -> None:
         """Takes in one step, in the order they happened."""
         if self.completion_tokens == 0:
             self._first_token_seconds += step.seconds
         self.completion_tokens += step.num_tokens
+        if step.joules is not None:
+            self._readings = [*self._readings[:1], (step.joules, self.completion_tokens)]
         if step.num_nodes == 0:
             return
         self.steps += 1
         self.decode_tokens += step.num_tokens
         self.decode_seconds += step.seconds
         self._histogram[step.num_tokens] += 1
+        self.drafts_offered += step.num_nodes - 1
+        self.drafts_accepted += step.num_tokens - 1
+        self._asked.update(range(1, step.head_depth + 1))
+        self._right.update(range(1, step.heads_kept + 1))
 
     @property
     def tokens_per_step(self) -> float | None:
@@ -49,6 +60,21 @@ class ReplyStatistics:
     def accepted_histogram(self) -> dict[int, int]:
         """Tokens emitted by a decode step -> how many steps did, in order of tokens."""
         return dict(sorted(self._histogram.items()))
+
+    def hit_rate(self, head: int) -> float | None:
+        """Of the steps that this head drafted for, the share that kept a draft of it; head 1 is the first.
+
+        None before there is any.
+        """
+        return self._right[head] / self._asked[head] if self._asked[head] else None
+
+    @property
+    def joules_per_token(self) -> float | None:
+        """Between the first and the last reading of the energy used; None before there are two."""
+        if len(self._readings) < 2:
+            return None
+        (first_joules, first_tokens), (joules, tokens) = self._readings
+        return (joules - first_joules) / (tokens - first_tokens) if tokens > first_tokens else None
 
     def speedup(self, plain_step_seconds: float | None) -> float | None:
         """Against plain decoding, which emits one token every plain_step_seconds; None if that is unknown.

@@ -7,6 +7,7 @@ SCRIPTED_CRASHES (a folder) how often: each crash takes one file out of it.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -16,6 +17,8 @@ from pathlib import Path
 from medusa_chat.engine.worker import serve
 from medusa_chat.errors import OutOfMemory, PromptTooLong
 from medusa_chat.records import (
+    BASE_ORIGIN,
+    LOOKUP_ORIGIN,
     Chunk,
     EngineInfo,
     FinishReason,
@@ -29,6 +32,7 @@ from medusa_chat.records import (
 
 PLAIN_STEP_SECONDS = 0.020
 STEP_SECONDS = 0.025
+NUM_HEADS = 4
 
 MARKDOWN = """\
 # Tree drafting
@@ -83,6 +87,13 @@ def _pieces(text: str) -> Iterator[tuple[str, int]]:
         yield " ".join(part) + (" " if start < len(words) else ""), len(part)
 
 
+def _spans(text: str) -> tuple[tuple[int, int], ...]:
+    """The first word as if by head 1, the next by head 2, then looked up, and the last by the base model."""
+    words = [len(word) for word in re.findall(r"\S+\s*|\s+", text)]
+    origins = [number if number <= NUM_HEADS else LOOKUP_ORIGIN for number in range(1, len(words))]
+    return tuple(zip(words, [*origins, BASE_ORIGIN][: len(words)], strict=True))
+
+
 class ScriptedSession:
     def __init__(self, model: str) -> None:
         self.options = SamplingOptions()
@@ -99,7 +110,7 @@ class ScriptedSession:
             device_name="Scripted processor, 2 cores",
             dtype="bfloat16",
             context_length=2048,
-            num_heads=4,
+            num_heads=NUM_HEADS,
             tree_size=16,
             memory_bytes=312_000_000,
             step_seconds={1: PLAIN_STEP_SECONDS, 16: STEP_SECONDS},
@@ -151,12 +162,16 @@ class ScriptedSession:
                 break
             time.sleep(float(os.environ.get("SCRIPTED_STEP_SECONDS", "0.002")))
             self._context_tokens += num_tokens
-            nodes = 16 if self.options.drafting else 1
-            yield Chunk(
-                text,
-                tuple(range(num_tokens)),
-                StepStats(nodes, num_tokens, STEP_SECONDS, self._context_tokens),
+            nodes, depth = (16, NUM_HEADS) if self.options.drafting else (1, 0)
+            step = StepStats(
+                nodes,
+                num_tokens,
+                STEP_SECONDS,
+                self._context_tokens,
+                head_depth=depth,
+                heads_kept=min(num_tokens - 1, depth),
             )
+            yield Chunk(text, tuple(range(num_tokens)), step, spans=_spans(text))
         yield Chunk("", (), StepStats(0, 0, 0.0, self._context_tokens), finish)
 
     def close(self) -> None:

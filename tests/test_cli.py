@@ -14,10 +14,11 @@ from typing import Any
 
 import pytest
 
-from medusa_chat import cli, paths
+from medusa_chat import cli, machine, paths
 from medusa_chat.checkpoints import pulling
 from medusa_chat.commands import say as say_command
 from medusa_chat.errors import OutOfMemory
+from medusa_chat.machine import Memory
 from medusa_chat.records import (
     Chunk,
     EngineInfo,
@@ -366,6 +367,21 @@ def test_models_json(capsys: pytest.CaptureFixture[str]) -> None:
     assert (row["tried"], row["pinned"], row["revision"]) == (True, None, None)
     assert (row["name"], row["parameters"], row["quantization"]) == (DEFAULT_MODEL, 134_515_008, "none")
     assert (row["here"], row["bytes_on_disk"], row["bytes_to_download"]) == (False, 0, 92_871_040)
+    assert row["fits"] == ["none", "8bit", "4bit"]
+    assert row["memory_bytes_in_use"]["none"] > row["memory_bytes_in_use"]["4bit"] > 150_000_000
+
+
+@pytest.mark.parametrize(("free", "fits"), [(30e9, "none"), (10e9, "8bit"), (7e9, "4bit"), (6e9, "no")])
+def test_models_tells_the_widest_quantisation_that_fits(
+    free: float, fits: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = Memory("cuda", "A \x1b[31mcard", 40_000_000_000, int(free), 2)
+    monkeypatch.setattr(machine, "find_memory", lambda device, dtype: card)
+    assert run("models") == 0
+    output = capsys.readouterr().out
+    (line,) = (line for line in output.splitlines() if line.startswith("vicuna-7b "))
+    assert line.split()[-1] == fits
+    assert f"the {free / 1e9:.1f} GB free of 40.0 GB on A [31mcard" in output
 
 
 def test_pull_says_what_is_here_already(

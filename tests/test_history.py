@@ -282,7 +282,8 @@ def test_damage_that_shows_later_is_borne_too(path: Path) -> None:
         store.add(conversation, "user", "words " * 500)
     store.close()
     content = bytearray(path.read_bytes())
-    content[8192:] = b"\xff" * len(content[8192:])
+    tables = len(content) // 2  # which come after the schema
+    content[tables:] = b"\xff" * len(content[tables:])
     path.write_bytes(content)
     for one in (store, other):
         with one._lock:

@@ -67,6 +67,21 @@ def test_show_and_export(tides: int, capsys: pytest.CaptureFixture[str], tmp_pat
     assert capsys.readouterr().out == out
 
 
+def test_show_tells_of_alternatives(tides: int, capsys: pytest.CaptureFixture[str]) -> None:
+    store = History()
+    question = store.messages(tides)[0].id
+    store.add(tides, "assistant", "The sun, too.", parent_id=question)
+    assert run("history", "show", str(tides)) == 0
+    shown = capsys.readouterr().out
+    assert "## Assistant (2 of 2)\n\nThe sun, too.\n" in shown
+    assert "The moon" not in shown
+    assert run("history", "show", str(tides), "--json") == 0
+    document = json.loads(capsys.readouterr().out)
+    assert [message["content"] for message in document["messages"]][1:] == ["The sun, too."]
+    (other,) = document["alternatives"]
+    assert (other["content"], other["parent_id"]) == ("# The moon\n\nIt *pulls* the sea", question)
+
+
 def test_search(tides: int, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
     assert run("history", "search", "the", "mo") == 0
     line, excerpt = capsys.readouterr().out.splitlines()

@@ -47,3 +47,31 @@ def test_nothing_is_made_up_before_there_are_steps() -> None:
         assert statistics.time_to_first_token is None
         assert statistics.speedup(0.1) is None
         assert statistics.accepted_histogram == {}
+
+
+def _after_steps(*steps: StepStats) -> ReplyStatistics:
+    statistics = ReplyStatistics()
+    for step in steps:
+        statistics.add(step)
+    return statistics
+
+
+def test_a_head_is_judged_by_the_steps_it_drafted_for() -> None:
+    statistics = _after_steps(
+        StepStats(0, 1, 0.5, 10),
+        StepStats(16, 3, 0.1, 13, head_depth=3, heads_kept=2),
+        StepStats(16, 4, 0.1, 17, head_depth=1, heads_kept=1),  # two more were looked up
+        StepStats(1, 1, 0.1, 18),
+        StepStats(8, 1, 0.1, 19, head_depth=2),
+    )
+    assert [statistics.hit_rate(head) for head in (1, 2, 3, 4)] == [2 / 3, 1 / 2, 0.0, None]
+    assert (statistics.drafts_offered, statistics.drafts_accepted) == (15 + 15 + 7, 2 + 3)
+
+
+def test_energy_is_of_the_tokens_between_two_readings() -> None:
+    readings = ((0, 1, 0.0), (16, 4, None), (16, 3, 5.0), (16, 2, None), (16, 1, 7.0), (16, 9, None))
+    steps = [StepStats(nodes, tokens, 0.1, 0, joules=joules) for nodes, tokens, joules in readings]
+    assert _after_steps(*steps).joules_per_token == pytest.approx(7.0 / 10)
+    assert _after_steps(*steps[2:]).joules_per_token == pytest.approx(2.0 / 3)  # restarted in between
+    assert _after_steps(*steps[:2]).joules_per_token is None
+    assert _after_steps().joules_per_token is None

@@ -11,6 +11,7 @@ from functools import partial
 
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.collecting import collect_when_quiet
+from medusa_chat.app.models.first_run import to_fetch
 from medusa_chat.app.plain_letters import use_plain_letters
 from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
 from medusa_chat.history import History
@@ -34,7 +35,7 @@ def run_app(
 async def _run(settings: Settings, request: LoadRequest, resume: bool, engine_command: Sequence[str]) -> int:
     engine = EngineProcess(engine_command)
     history = History()
-    app = MedusaApp(settings, request, engine, history, resume)
+    app = MedusaApp(settings, request, engine, history, resume, to_fetch)
     collecting = asyncio.create_task(
         collect_when_quiet(lambda: None if app.is_answering else app.prompt.text)
     )

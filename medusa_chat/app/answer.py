@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from medusa_chat.app import figures
 from medusa_chat.app.conversation import Conversation, Turn
 from medusa_chat.app.meter import ReplyMeter
+from medusa_chat.app.origins import pieces_of
 from medusa_chat.app.turns import AssistantTurn
 from medusa_chat.printable import printable
 from medusa_chat.records import Chunk, FinishReason
@@ -22,8 +23,9 @@ _ENDINGS: dict[FinishReason | None, str] = {
 
 @dataclass(slots=True)
 class Answer:
-    """turn: None until the first text arrives. is_saved: the question is on disk, or can't be put there.
-    is_asked: the engine has the question. is_second_try: it had it once before, and crashed without a word.
+    """turn: None until the first text arrives, unless an earlier reply is gone on with. is_saved: the
+    question is on disk, or can't be put there. is_asked: the engine has the question. is_second_try: it had
+    it once before, and crashed without a word.
     """
 
     widget: AssistantTurn
@@ -33,6 +35,14 @@ class Answer:
     is_asked: bool = False
     is_second_try: bool = False
     finish_reason: FinishReason | None = None
+
+    def begin(self) -> None:
+        """Shows what there is of a reply that is gone on with."""
+        if self.turn is not None:
+            self.turn.reopen()
+            self.widget.turn = self.turn
+            self.widget.show_caption("")
+            self.widget.feed(self.turn.content)
 
     def grow(self, chunks: Sequence[Chunk], conversation: Conversation) -> None:
         """Takes in what the engine has added. The first text adds a turn to the conversation."""
@@ -46,6 +56,7 @@ class Answer:
             self.turn = self.widget.turn = conversation.add("assistant", "", partial=True)
             self.widget.show_caption("")
         self.turn.content += printable(text)
+        self.turn.pieces += pieces_of(chunks)
         self.widget.feed(text)
 
     async def finish(self) -> None:

@@ -3,23 +3,33 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterable
+from dataclasses import replace
 from typing import ClassVar
 
 from textual import on, work
-from textual.app import App, ComposeResult
+from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
+from textual.screen import Screen
 from textual.widgets import Footer, Static
 
-from medusa_chat.app import dials
+from medusa_chat.app import dials, keys
 from medusa_chat.app.chat_view import ChatView
 from medusa_chat.app.conversation import load_conversation
+from medusa_chat.app.dials import Dials, Setup
 from medusa_chat.app.engine_link import EngineLink
 from medusa_chat.app.help_screen import HelpScreen
+from medusa_chat.app.keymap import checked_keymap
+from medusa_chat.app.keys import bindings
 from medusa_chat.app.loader import Loader
 from medusa_chat.app.messages import ConversationRead
+from medusa_chat.app.models.desk import ModelDesk, ToFetch
+from medusa_chat.app.models.screen import ModelsScreen
+from medusa_chat.app.notifying import Notifier
 from medusa_chat.app.panel import Panel
 from medusa_chat.app.prompt import Prompt
+from medusa_chat.app.settings_screen import SettingsScreen
 from medusa_chat.app.sidebar import Sidebar
 from medusa_chat.app.slash import SlashCommands
 from medusa_chat.app.talk import Talk
@@ -31,8 +41,8 @@ from medusa_chat.records import LoadRequest, SamplingOptions
 from medusa_chat.settings import Settings
 
 _TOO_SMALL = "Please make the terminal larger."
+_OF_THE_CHAT = ("help", "new", "conversations")
 _DARK, _LIGHT = "textual-dark", "textual-light"
-_TEMPERATURE = Binding.Group("Temp", compact=True)
 
 
 class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the footer
@@ -49,19 +59,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     VERTICAL_BREAKPOINTS = [(0, "-too-short"), (10, "-short"), (36, "-tall")]  # noqa: RUF012
     # Priority: the prompt has the focus, and a text box has uses of its own for some of these keys.
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("f1", "help", "Help", key_display="F1", priority=True),
-        Binding("f2", "temperature(-1)", "Cooler", key_display="F2/", priority=True, group=_TEMPERATURE),
-        Binding("f3", "temperature(1)", "Warmer", key_display="F3", priority=True, group=_TEMPERATURE),
-        Binding("f4", "top_p(-1)", "Lower top-p", priority=True, show=False),
-        Binding("f5", "top_p(1)", "Raise top-p", priority=True, show=False),
-        Binding("f6", "top_k(-1)", "Lower top-k", priority=True, show=False),
-        Binding("f7", "top_k(1)", "Raise top-k", priority=True, show=False),
-        Binding("f8", "acceptance", "Accept", key_display="F8", priority=True),
-        Binding("f9", "drafting", "Draft", key_display="F9", priority=True),
-        Binding("ctrl+n", "new", "New", priority=True),
-        Binding("ctrl+o", "conversations", "Chats", priority=True),
-        Binding("ctrl+t", "light_or_dark", "Theme", priority=True),
-        Binding("ctrl+q", "quit", "Quit", priority=True),
+        *bindings(keys.APP, priority=True),
         Binding("ctrl+c", "help_quit", show=False, system=True),
     ]
 
@@ -72,16 +70,26 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         engine: Engine,
         history: History,
         resume: bool = False,
+        to_fetch: ToFetch = lambda request: None,
     ) -> None:
+        """to_fetch: what the user is asked about before it is fetched; else the engine fetches it unasked.
+
+        Raises UsageError for keys of the user's own that can't be bound.
+        """
         super().__init__()
-        self._settings = settings
+        self._keymap = checked_keymap(settings.keys)
+        self.set_keymap(self._keymap)
+        self.dials = Dials(settings.presets)
+        self.defaults = Setup(settings.sampling, settings.system, settings.theme)
         self._history = history
         self._resume = resume
         self._link = EngineLink(engine)
         self.sidebar = Sidebar(history)
         self.loader = Loader(self._link, load_request)
-        self.talk = Talk(history, self._link, self.loader, settings.sampling, settings.system)
+        self.talk = Talk(history, self._link, self.loader, self.dials, settings)
         self.panel = Panel()
+        self.models = ModelDesk(self, to_fetch, settings.quant)
+        self._notifier = Notifier(self._write_to_terminal, is_wanted=settings.notify)
         self._commands = SlashCommands(self, history)
 
     @property
@@ -116,18 +124,22 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     async def on_mount(self) -> None:
         self.prompt.focus()
-        if self._settings.theme in self.available_themes:
-            self.theme = self._settings.theme
+        if self.defaults.theme in self.available_themes:
+            self.theme = self.defaults.theme
         else:
             await self.talk.say(
-                f"There is no theme {self._settings.theme!r}. Ctrl+P lists them.", is_error=True
+                f"There is no theme {self.defaults.theme!r}. Ctrl+P lists them.", is_error=True
             )
+        self.defaults = replace(self.defaults, theme=self.theme)
         self.run_worker(self._link.run(), group="link")
         self._show_options()
         self._show_figures()
         # Only now, so that the engine's start doesn't compete with the first picture.
-        self.call_after_refresh(self.loader.load, self.loader.request)
+        self.call_after_refresh(self.models.begin)
         self.run_worker(self._open_history(), group="resume")
+
+    async def on_unmount(self) -> None:
+        await self.models.close()
 
     def _show_options(self) -> None:
         self.panel.show_options(self.talk.options)
@@ -154,6 +166,24 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     def load_again(self) -> None:
         self.loader.load_again()
 
+    @on(ModelsScreen.Chosen)
+    def use_model(self, event: ModelsScreen.Chosen) -> None:
+        self.models.use(event.name, event.quantization)
+
+    # For who is looking elsewhere
+
+    @on(Talk.Began)
+    def time_answer(self) -> None:
+        self._notifier.begin()
+
+    @on(Talk.Ended)
+    def notify_of_answer(self, event: Talk.Ended) -> None:
+        self._notifier.end(event.question, is_focused=self.app_focus)
+
+    def _write_to_terminal(self, sequence: str) -> None:
+        if self._driver is not None:
+            self._driver.write(sequence)
+
     # What the user types
 
     @on(Prompt.Sent)
@@ -162,7 +192,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         if text.startswith("/"):
             await self._obey(text)
         else:
-            await self.talk.take(text)
+            await self.talk.take(text, event.pasted)
 
     async def _obey(self, line: str) -> None:
         """A command that can't be followed stays in the box, to be corrected."""
@@ -183,7 +213,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         except DatabaseDamaged as error:
             await self.talk.say(str(error), is_error=True)
         except HistoryError as error:
-            await self.talk.tell_saving_fails(error)
+            await self.talk.keeper.tell_failure(error)
 
     async def _continue_latest(self) -> None:
         try:
@@ -199,6 +229,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     @on(Talk.Kept)
     def mark_open(self, event: Talk.Kept) -> None:
         self.sidebar.mark_open(event.conversation_id)
+        self._show_options()
 
     @on(Sidebar.Opened)
     async def open_conversation(self, event: Sidebar.Opened) -> None:
@@ -238,16 +269,63 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
             self.talk.conversation.forget_rows()
             await self.talk.say(str(event.error), is_error=True)
 
-    # Keys
+    # Options
+
+    @property
+    def setup(self) -> Setup:
+        """All that can be set, as it is now."""
+        return Setup(self.talk.options, self.talk.conversation.system, self.theme)
 
     def use(self, options: SamplingOptions) -> None:
         """Samples so from now on, the next step of a reply under way included."""
-        self.talk.use(options)
+        self.set_up(replace(self.setup, options=options))
+
+    def set_up(self, setup: Setup) -> None:
+        """Takes over what has been set outside the settings' page, which then shows it."""
+        self._take_over(setup)
+        for screen in self.screen_stack:
+            if isinstance(screen, SettingsScreen):
+                screen.show(setup)
+
+    def _take_over(self, setup: Setup) -> None:
+        self.talk.conversation.system = setup.system
+        self.theme = setup.theme
+        self.talk.use(setup.options)
         self._show_options()
         self._show_figures()
 
+    @on(SettingsScreen.Changed)
+    def change(self, event: SettingsScreen.Changed) -> None:
+        self._take_over(event.setup)
+
+    @on(SettingsScreen.Saved)
+    def keep_defaults(self, event: SettingsScreen.Saved) -> None:
+        self.defaults = event.setup
+
+    def action_settings(self) -> None:
+        if isinstance(self.screen, SettingsScreen):
+            self.screen.dismiss()
+        elif not self.screen.is_modal:
+            self.push_screen(SettingsScreen(self.dials, self.setup, self.defaults))
+
+    # Keys
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """A page over the chat is in the way of what is done with the chat."""
+        return action not in _OF_THE_CHAT or not self.screen.is_modal
+
+    def get_key_display(self, binding: Binding) -> str:
+        """Also of the user's own keys."""
+        return keys.footer_key(binding)
+
+    def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
+        """The palette's."""
+        yield from super().get_system_commands(screen)
+        yield SystemCommand("Settings", "Change options", self.action_settings)
+        yield SystemCommand("Models", "Choose or fetch one", self.action_models)
+
     def action_help(self) -> None:
-        self.push_screen(HelpScreen())
+        self.push_screen(HelpScreen(self._keymap))
 
     def action_temperature(self, notches: int) -> None:
         self.use(dials.turn_temperature(self.talk.options, notches))
@@ -265,10 +343,13 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self.use(dials.switch_drafting(self.talk.options))
 
     def action_light_or_dark(self) -> None:
-        self.theme = _LIGHT if self.current_theme.dark else _DARK
+        self.set_up(replace(self.setup, theme=_LIGHT if self.current_theme.dark else _DARK))
 
     async def action_new(self) -> None:
         await self.talk.begin_another()
 
     def action_conversations(self) -> None:
         self.sidebar.toggle()
+
+    def action_models(self) -> None:
+        self.models.show_list()

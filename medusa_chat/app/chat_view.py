@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from textual import work
 from textual.app import ComposeResult
@@ -14,8 +14,9 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
-from medusa_chat.app.stack import Stack, once_laid_out
-from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
+from medusa_chat.app.stack import once_laid_out
+from medusa_chat.app.turn_list import MessageWidget, TurnList
+from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn, View
 
 # Laying out costs more with each turn on the screen: hundreds would make typing lag.
 _MOST_TURNS = 40
@@ -34,12 +35,15 @@ class ChatView(VerticalScroll):
     can_focus = False
     virtual_size = once_laid_out()
 
-    def __init__(self) -> None:
+    def __init__(self, place_of: Callable[[Turn], str]) -> None:
+        """place_of: where a turn stands among its alternatives, such as "2/3"; '' without any."""
         super().__init__()
+        self._place_of = place_of
         # As tall as the view at least: an anchor would push fewer lines down to the bottom.
-        self.turns = Stack(id="turns")
+        self.turns = TurnList(id="turns")
         self._before: list[Turn] = []
         self._after: list[Turn] = []
+        self._view: View = "rendered"
         self._is_growing = False
         self._lines_below: int | None = None
 
@@ -73,12 +77,50 @@ class ChatView(VerticalScroll):
             start = max(turns.index(found) - _TURNS_BEFORE_FOUND, 0)
             end = min(start + _TURNS_OPENED, end)
         self._before, self._after = list(turns[:start]), list(turns[end:])
-        await self.turns.mount_all(map(_widget, turns[start:end]))
+        await self.turns.mount_all(map(self.widget_of, turns[start:end]))
         if found is None:
             self.anchor()
         else:
             self._point_at(found)
         self.call_after_refresh(self._grow_if_few)
+
+    async def keep_only(self, turns: Sequence[Turn]) -> None:
+        """Takes the end of a branch off the screen, where another one is to grow. turns: what stays."""
+        kept = set(turns)
+        self._after = [turn for turn in self._after if turn in kept]
+        children = list(self.turns.children)
+        first = next((w for w in self.turns.messages if w.turn is not None and w.turn not in kept), None)
+        if first is not None:
+            await self.turns.remove_children(children[children.index(first) :])
+        if self._before and not self.turns.messages:
+            await self.show_turns(turns)
+
+    def widget_of(self, turn: Turn) -> MessageWidget:
+        """A widget that shows the turn."""
+        place = self._place_of(turn)
+        if turn.role == "user":
+            return UserTurn(turn, place)
+        return self._as_viewed(AssistantTurn(turn, turn.caption, place))
+
+    def new_reply(self, caption: str) -> AssistantTurn:
+        """A widget for one that is yet to come."""
+        return self._as_viewed(AssistantTurn(caption=caption))
+
+    @property
+    def view(self) -> View:
+        """How replies are seen."""
+        return self._view
+
+    @view.setter
+    def view(self, view: View) -> None:
+        self._view = view
+        for widget in self.turns.messages:
+            if isinstance(widget, AssistantTurn):
+                self._as_viewed(widget)
+
+    def _as_viewed(self, widget: AssistantTurn) -> AssistantTurn:
+        widget.show_as(self._view)
+        return widget
 
     async def notice(self, text: str, *, is_error: bool = False, before: Widget | None = None) -> None:
         """Says one sentence after the turns, or before one of them. A greeting stays above it."""
@@ -95,9 +137,21 @@ class ChatView(VerticalScroll):
             self._point_at(turn)
         return is_mounted
 
+    def select(self, turn: Turn) -> None:
+        """Gives a mounted message the keys."""
+        for widget in self.turns.messages:
+            if widget.turn is turn:
+                widget.focus(scroll_visible=False)
+
+    def toggle_raw(self, turn: Turn) -> None:
+        """Shows a mounted reply's Markdown as it was written, or rendered."""
+        for widget in self.turns.messages:
+            if isinstance(widget, AssistantTurn) and widget.turn is turn:
+                widget.toggle_raw()
+
     def _point_at(self, found: Turn) -> None:
         self.anchor(False)
-        for widget in self._turn_widgets:
+        for widget in self.turns.messages:
             widget.set_class(widget.turn is found, "-found")
             if widget.turn is found:
                 self.call_after_refresh(self.scroll_to_widget, widget, animate=False, top=True)
@@ -122,7 +176,7 @@ class ChatView(VerticalScroll):
         return self._anchored and not self._anchor_released
 
     def _grow_if_few(self) -> None:
-        if len(self._turn_widgets) < _TURNS_OPENED or self.max_scroll_y == 0:
+        if len(self.turns.messages) < _TURNS_OPENED or self.max_scroll_y == 0:
             self._grow_upwards()
 
     def _grow_upwards(self) -> None:
@@ -143,7 +197,7 @@ class ChatView(VerticalScroll):
         del self._before[-_TURNS_A_GROWTH:]
         self._lines_below = round(self.virtual_size.height - self.scroll_y)
         if earlier:
-            await self.turns.mount_all(map(_widget, earlier), before=0)
+            await self.turns.mount_all(map(self.widget_of, earlier), before=0)
         self.call_after_refresh(self._settle_upwards)
 
     async def _settle_upwards(self) -> None:
@@ -156,7 +210,7 @@ class ChatView(VerticalScroll):
     async def _mount_later(self) -> None:
         later = self._after[:_TURNS_A_GROWTH]
         del self._after[:_TURNS_A_GROWTH]
-        await self.turns.mount_all(map(_widget, later))
+        await self.turns.mount_all(map(self.widget_of, later))
         self.call_after_refresh(self._settle_downwards)
 
     async def _settle_downwards(self) -> None:
@@ -178,22 +232,18 @@ class ChatView(VerticalScroll):
         return arranged
 
     @property
-    def _turn_widgets(self) -> list[UserTurn | AssistantTurn]:
-        return [child for child in self.turns.children if isinstance(child, UserTurn | AssistantTurn)]
-
-    @property
     def _mounted_turns(self) -> list[Turn]:
-        return [widget.turn for widget in self._turn_widgets if widget.turn is not None]
+        return [widget.turn for widget in self.turns.messages if widget.turn is not None]
 
     async def _drop_oldest(self) -> None:
-        widgets = self._turn_widgets
+        widgets = self.turns.messages
         if num_dropped := max(len(widgets) - _MOST_TURNS, 0):
             self._before += [widget.turn for widget in widgets[:num_dropped] if widget.turn is not None]
             children = list(self.turns.children)
             await self.turns.remove_children(children[: children.index(widgets[num_dropped])])
 
     async def _drop_newest(self) -> None:
-        widgets = self._turn_widgets
+        widgets = self.turns.messages
         dropped = widgets[_MOST_TURNS:]
         if not dropped or not all(_is_settled(widget) for widget in dropped):
             return
@@ -203,13 +253,9 @@ class ChatView(VerticalScroll):
         await self.turns.remove_children(children[children.index(dropped[0]) :])
 
 
-def _is_settled(widget: UserTurn | AssistantTurn) -> bool:
+def _is_settled(widget: MessageWidget) -> bool:
     return isinstance(widget, UserTurn) or widget.is_settled
 
 
 def _greeting(text: str) -> Content:
     return Content.assemble(("medusa-chat", "bold"), f"\n{text}")
-
-
-def _widget(turn: Turn) -> Widget:
-    return UserTurn(turn) if turn.role == "user" else AssistantTurn(turn, turn.caption)

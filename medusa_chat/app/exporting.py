@@ -11,7 +11,7 @@ from medusa_chat.history.export import ENDINGS, ExportFormat, as_document, file_
 def export_beside(history: History, conversation_id: int, form: ExportFormat) -> Path:
     """Into the working folder, under a name from the title that nothing has yet. Raises HistoryError."""
     record = history.conversation(conversation_id)
-    document = as_document(form, record, history.messages(conversation_id))
+    document = as_document(form, record, history.all_messages(conversation_id))
     return write_vacant(Path.cwd() / file_name(record, form), document)
 
 
@@ -20,5 +20,5 @@ def export_to(history: History, conversation_id: int, target: str) -> Path:
     path = Path(target).expanduser().absolute()
     form: ExportFormat = "json" if path.suffix.lower() == ENDINGS["json"] else "markdown"
     record = history.conversation(conversation_id)
-    write_new(path, as_document(form, record, history.messages(conversation_id)))
+    write_new(path, as_document(form, record, history.all_messages(conversation_id)))
     return path

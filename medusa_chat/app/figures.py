@@ -2,27 +2,57 @@
 
 from __future__ import annotations
 
-from medusa_chat.app.meter import PlainReference, ReplyMeter
-from medusa_chat.records import Quantization, SamplingOptions
+from medusa_chat.app.meter import Origin, ReplyMeter
+from medusa_chat.records import EnergySource, Quantization, SamplingOptions
 
 UNKNOWN = "–"
 _QUANTIZATIONS: dict[Quantization, str] = {"4bit": "4-bit", "8bit": "8-bit", "none": "none"}
+_ORIGINS: dict[Origin, str] = {
+    "load": "timed at load",
+    "quieter": "timed when quieter",
+    "busier": "timed when busier",
+    "session": "timed in session",
+}
+_ENERGY_LABELS: dict[EnergySource, str] = {"card": "Card energy", "package": "CPU energy"}
 
 
 def number(value: float | None, digits: int = 1) -> str:
-    return UNKNOWN if value is None else f"{value:,.{digits}f}"
+    """From a thousand on without a fraction."""
+    return UNKNOWN if value is None else f"{value:,.{digits if value < 1000 else 0}f}"
 
 
 def speedup(meter: ReplyMeter) -> str:
     return UNKNOWN if meter.speedup is None else f"×{meter.speedup:.2f}"
 
 
-def plain_speed(plain: PlainReference) -> str:
-    """Tokens per second of plain decoding, and where they were timed."""
-    if plain.seconds is None:
-        return UNKNOWN
-    where = "at load" if plain.origin == "load" else "in session"
-    return f"{number(1 / plain.seconds)} timed {where}"
+def plain_speed(meter: ReplyMeter) -> str:
+    """Tokens per second of plain decoding, and when they were timed."""
+    seconds = meter.plain_seconds
+    return UNKNOWN if seconds is None else f"{number(1 / seconds)} {_ORIGINS[meter.plain_origin]}"
+
+
+def now_and_average(now: float | None, average: float | None, digits: int) -> str:
+    return f"{number(now, digits)} now {number(average, digits).rjust(6)} avg"
+
+
+def first_token(meter: ReplyMeter) -> str:
+    return UNKNOWN if meter.first_token_seconds is None else f"{meter.first_token_seconds:.2f} s"
+
+
+def energy_label(source: EnergySource) -> str:
+    """Says whose energy it is: of all that runs there."""
+    return _ENERGY_LABELS[source]
+
+
+def energy(meter: ReplyMeter) -> str:
+    joules = meter.figures.joules_per_token
+    return UNKNOWN if joules is None else f"{joules:.2f} J/token"
+
+
+def accepted_drafts(meter: ReplyMeter) -> str:
+    """Draft nodes that became text, of all that were verified."""
+    offered, accepted = meter.figures.drafts_offered, meter.figures.drafts_accepted
+    return f"{accepted:,} / {offered:,} {accepted / offered:4.0%}" if offered else UNKNOWN
 
 
 def memory(num_bytes: int) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -12,38 +13,33 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from medusa_chat.app.commands import COMMANDS
+from medusa_chat.app.keys import chat_rows, conversation_rows, message_rows
 
-_KEYS = (
-    ("Enter", "send"),
-    ("Ctrl+J, Shift+Enter", "new line"),
-    ("Esc", "stop the reply, keep what is there"),
-    ("Page up, Page down", "scroll the chat"),
-    ("F2, F3", "temperature down, up"),
-    ("F4, F5", "top-p down, up"),
-    ("F6, F7", "top-k down, up"),
-    ("F8", "acceptance: exact or typical (lossy)"),
-    ("F9", "drafting on or off"),
-    ("Ctrl+N", "new conversation"),
-    ("Ctrl+O", "conversations: search, open, rename, pin, delete, export"),
-    ("Ctrl+T", "light or dark"),
-    ("Ctrl+Q", "quit"),
-)
 _FIRST_COLUMN = 22
 
 
 class HelpScreen(ModalScreen[None]):
-    """Closed by Esc, F1, Enter or q."""
+    """Closed by Esc, F1, Enter or q. keymap: the user's own keys, as the app has them."""
 
     BINDINGS: ClassVar[list[BindingType]] = [Binding("escape,f1,enter,q", "dismiss", "Close")]
 
+    def __init__(self, keymap: Mapping[str, str] | None = None) -> None:
+        super().__init__()
+        self._keymap = keymap or {}
+
     def compose(self) -> ComposeResult:
-        rows: list[tuple[str, str]] = [("Keys", ""), *_KEYS, ("", ""), ("Commands", "")]
-        rows += [(f"/{command.name} {command.argument}", command.help) for command in COMMANDS]
+        lines: list[Content] = []
+        for title, rows in (
+            ("Keys", chat_rows(self._keymap)),
+            ("Commands", [(f"/{command.name} {command.argument}", command.help) for command in COMMANDS]),
+            ("On a selected message", message_rows(self._keymap)),
+            ("In the conversations", conversation_rows(self._keymap)),
+        ):
+            lines += [Content.assemble((title, "bold $foreground 50%")), *(_line(*row) for row in rows)]
+            lines.append(Content())
         with VerticalScroll(id="help"):
-            yield Static(Content("\n").join(_line(*row) for row in rows), markup=False)
+            yield Static(Content("\n").join(lines[:-1]), markup=False)
 
 
 def _line(key: str, meaning: str) -> Content:
-    if not meaning:
-        return Content.assemble((key, "bold $foreground 50%"))
     return Content.assemble((key.ljust(_FIRST_COLUMN), "bold"), meaning)

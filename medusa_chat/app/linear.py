@@ -11,7 +11,9 @@ from collections.abc import Callable, Iterator, Sequence
 from functools import partial
 from typing import NoReturn
 
-from medusa_chat.app.conversation import Conversation, Recorder, Turn, load_conversation
+from medusa_chat.app.conversation import Conversation, Turn, load_conversation
+from medusa_chat.app.dials import Dials, Setup
+from medusa_chat.app.keeper import Keeper
 from medusa_chat.app.linear_commands import LinearCommands
 from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.app.sentence_stream import SentenceStream
@@ -20,7 +22,15 @@ from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
 from medusa_chat.errors import EngineCrashed, HistoryError, MedusaError, PromptTooLong
 from medusa_chat.history import History
 from medusa_chat.printable import printable
-from medusa_chat.records import Chunk, EngineInfo, FinishReason, LoadProgress, LoadRequest, ReplyStarted
+from medusa_chat.records import (
+    Chunk,
+    EngineInfo,
+    FinishReason,
+    LoadProgress,
+    LoadRequest,
+    Message,
+    ReplyStarted,
+)
 from medusa_chat.settings import Settings
 
 _PROMPT = "You: "
@@ -74,6 +84,8 @@ class LinearChat:
         runner: asyncio.Runner,
     ) -> None:
         self.options = settings.sampling
+        self.dials = Dials(settings.presets)
+        self.defaults = Setup(settings.sampling, settings.system, settings.theme)
         self.request = request
         self.history = history
         self.conversation = Conversation(settings.system)
@@ -81,8 +93,7 @@ class LinearChat:
         self._status = 0
         self._engine = engine
         self._runner = runner
-        self._recorder = Recorder(history)
-        self._saving_fails = False
+        self._keeper = Keeper(history, self._say_later)
         self._commands = LinearCommands(self)
         self._plain = PlainReference()
         self._is_loaded = False
@@ -96,8 +107,17 @@ class LinearChat:
             if text.startswith("/"):
                 self._obey(text)
             elif text.strip():
-                self._answer(text.strip())
+                self.ask(text.strip())
         return self._status
+
+    @property
+    def setup(self) -> Setup:
+        """All that can be set, as it is now."""
+        return Setup(self.options, self.conversation.system, self.defaults.theme)
+
+    def set_up(self, setup: Setup) -> None:
+        """From the next answer on."""
+        self.options, self.conversation.system = setup.options, setup.system
 
     def say(self, text: str) -> None:
         """One line. Control characters in it stay off the terminal."""
@@ -147,17 +167,11 @@ class LinearChat:
         self.conversation = conversation
 
     async def save(self) -> None:
-        """What can't be saved is saved by a later try; the user is told once of each change."""
-        try:
-            await self._recorder.save(self.conversation, self.request.model)
-        except HistoryError as error:
-            if not self._saving_fails:
-                self.say(f"This conversation is not being saved. {sentence_of(error)}")
-            self._saving_fails = True
-            return
-        if self._saving_fails and self.conversation.turns:
-            self._saving_fails = False
-            self.say("The conversation is saved again.")
+        """Puts on the disk what isn't there yet."""
+        await self._keeper.save(self.conversation, self.request.model)
+
+    async def _say_later(self, text: str, *, is_error: bool = False) -> None:
+        self.say(f"Error: {text}" if is_error else text)
 
     def save_now(self) -> None:
         self._runner.run(self.save())
@@ -187,7 +201,7 @@ class LinearChat:
                     told = time.monotonic()
                     self.say(f"{message}.")
                 case EngineInfo():
-                    self._plain = PlainReference(item.step_seconds.get(1))
+                    self._plain = PlainReference(item.step_seconds)
                     for remark in item.remarks:
                         self.say(remark)
         self._is_loaded = True
@@ -195,13 +209,19 @@ class LinearChat:
 
     # Asking and answering
 
-    def _answer(self, text: str) -> None:
+    def ask(self, text: str) -> None:
+        """A message of the user's."""
+        if self._is_loaded:
+            self.conversation.add("user", text)
+        self.answer()
+
+    def answer(self, begun: Turn | None = None) -> None:
+        """Answers the last question, or goes on with a reply."""
         if not self._is_loaded:
             self.say("No model is loaded: /retry, or /model NAME.")
             return
-        self.conversation.add("user", text)
         try:
-            self._runner.run(self._ask())
+            self._runner.run(self._answer(begun))
         except asyncio.CancelledError:
             self.is_left = True
         except EngineCrashed as error:
@@ -213,9 +233,10 @@ class LinearChat:
                 self.conversation.refuse_question()
             self.complain(error)
 
-    async def _ask(self) -> None:
+    async def _answer(self, begun: Turn | None) -> None:
         await self.save()
-        reply = _Reply(ReplyMeter(self._plain), self.conversation, self.say)
+        messages = self.conversation.messages()
+        reply = _Reply(ReplyMeter(self._plain), self.conversation, self.say, begun)
         task = asyncio.current_task()
         assert task is not None
 
@@ -225,14 +246,14 @@ class LinearChat:
 
         with _signals(stop=self._engine.cancel, leave=leave):
             try:
-                await self._read_reply(reply)
+                await self._read_reply(reply, messages)
             finally:
                 reply.end()
                 await self.save()
 
-    async def _read_reply(self, reply: _Reply) -> None:
+    async def _read_reply(self, reply: _Reply, messages: Sequence[Message]) -> None:
         saved = time.monotonic()
-        async for item in self._engine.reply(self.conversation.messages(), self.options):
+        async for item in self._engine.reply(messages, self.options):
             if isinstance(item, ReplyStarted):
                 if item.num_dropped:
                     self.say(f"The context is full: the oldest {item.num_dropped} messages were left out.")
@@ -246,13 +267,21 @@ class LinearChat:
 class _Reply:
     """A reply under way: what of it is kept, said and counted."""
 
-    def __init__(self, meter: ReplyMeter, conversation: Conversation, say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        meter: ReplyMeter,
+        conversation: Conversation,
+        say: Callable[[str], None],
+        begun: Turn | None,
+    ) -> None:
         self._meter = meter
         self._conversation = conversation
         self._say = say
         self._stream = SentenceStream()
-        self._turn: Turn | None = None
+        self._turn = begun
         self._finish_reason: FinishReason | None = None
+        if begun is not None:
+            begun.reopen()
 
     def grow(self, chunk: Chunk) -> None:
         self._meter.add(chunk.step)

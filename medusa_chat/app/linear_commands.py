@@ -12,6 +12,7 @@ from medusa_chat.app.commands import COMMANDS, parse_command
 from medusa_chat.app.conversation import Conversation
 from medusa_chat.app.exporting import export_beside, export_to
 from medusa_chat.errors import UsageError
+from medusa_chat.settings import save_defaults
 
 if TYPE_CHECKING:
     from medusa_chat.app.linear import LinearChat
@@ -56,11 +57,32 @@ class LinearCommands:
         )
 
     def command_set(self, argument: str) -> None:
-        name, value = [*argument.split(), "", ""][:2]
-        if not value:
-            raise UsageError("/set takes an option and a value, such as /set temperature 0.7.")
-        self._chat.options = dials.set_option(self._chat.options, name, value)
-        self._chat.say(f"{name} is {value}.")
+        chat = self._chat
+        if not argument:
+            chat.say(chat.dials.listing(chat.setup, chat.defaults))
+            return
+        chat.set_up(chat.dials.obey(chat.setup, argument))
+        chat.say(f"Set: {argument}.")
+
+    def command_save(self, _: str) -> None:
+        setup = self._chat.setup
+        path = save_defaults(setup.options, setup.system, setup.theme)
+        self._chat.defaults = setup
+        self._chat.say(f"Saved as defaults in {path}.")
+
+    def command_again(self, _: str) -> None:
+        turns = self._chat.conversation.turns
+        if not turns:
+            raise UsageError("There is nothing to answer again yet.")
+        if turns[-1].role == "assistant":
+            self._chat.conversation.go_before(turns[-1])
+        self._chat.answer()
+
+    def command_continue(self, _: str) -> None:
+        turns = self._chat.conversation.turns
+        if not turns or turns[-1].role != "assistant":
+            raise UsageError("There is no reply to go on with.")
+        self._chat.answer(turns[-1])
 
     def command_plain(self, _: str) -> None:
         self._chat.options = dials.switch_drafting(self._chat.options)

@@ -57,6 +57,17 @@ class Loader(Static):
         """After the engine died in a reply."""
         self._load(self.request)
 
+    def expect(self, request: LoadRequest) -> None:
+        """It is being fetched, and loaded after that: messages wait for it."""
+        self.request = request
+        self._change("loading", None)
+        self.display = False  # another line tells how far that is
+
+    def do_without(self, request: LoadRequest) -> None:
+        """Nothing is loaded; this would have been."""
+        self.request = request
+        self._change("down", None)
+
     def _load(self, request: LoadRequest) -> None:
         self.request = request
         self._change("loading", None)
@@ -100,7 +111,7 @@ class Loader(Static):
             self.load(self._working_request)
         else:
             self._change("down", None)
-            self._fail(f"{reason} /retry tries again, /model NAME loads another model.")
+            self._fail(f"{reason} /retry tries again, /model loads another one.")
 
     def _fail(self, sentence: str) -> None:
         self.post_message(self.Said(sentence, is_error=True))

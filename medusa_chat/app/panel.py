@@ -20,24 +20,27 @@ WIDTH = 30
 _MOST_HISTOGRAM_ROWS = 6
 _LEAST_HISTOGRAM_ROWS = 5  # also without heads: drafts that were looked up are longer than any head reaches
 _DEFAULT_NUM_HEADS = 4
+_HALF, _GAP = 14, 2  # two columns of bars side by side
+_BAR_LABEL, _PERCENT = 3, 5
+_BARS_OF_LENGTHS, _BARS_OF_HEADS = "Tokens a step".ljust(_HALF + _GAP), "Heads right"
 
 
 class Panel(VerticalScroll):
-    """Speed, accepted lengths, sampling, model; one Static each."""
+    """Speed, drafts, sampling, model; one Static each."""
 
     can_focus = False
 
     def __init__(self) -> None:
         super().__init__()
-        self._speed, self._lengths, self._sampling, self._model = (Static(markup=False) for _ in range(4))
+        self._speed, self._drafts, self._sampling, self._model = (Static(markup=False) for _ in range(4))
 
     def compose(self) -> ComposeResult:
-        yield from (self._speed, self._lengths, self._sampling, self._model)
+        yield from (self._speed, self._drafts, self._sampling, self._model)
 
     def show_reply(self, meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | None) -> None:
         """Figures of the reply under way, or of the last one."""
         _fill(self._speed, speed_lines(meter, options, info))
-        _fill(self._lengths, length_lines(meter, info.num_heads if info else _DEFAULT_NUM_HEADS))
+        _fill(self._drafts, draft_lines(meter, info))
 
     def show_options(self, options: SamplingOptions) -> None:
         _fill(self._sampling, option_lines(options))
@@ -52,16 +55,20 @@ def _fill(cell: Static, lines: list[Content]) -> None:
 
 
 def speed_lines(meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | None) -> list[Content]:
+    """The line of energy is there, or not, from when the model is loaded: nothing moves in a reply."""
     limit = info.context_length if info else None
     used = f"{meter.context_tokens:,}" + (f" / {limit:,}" if limit else "")
-    return [
+    per_second = figures.now_and_average(meter.tokens_per_second_now, meter.figures.tokens_per_second, 1)
+    lines = [
         _title("Speed"),
-        _row("Speed-up", _gain(meter, options), "bold $primary"),
-        _row("Tokens/s", figures.number(meter.figures.tokens_per_second), "bold"),
-        _row("Plain", figures.plain_speed(meter.plain), "$foreground 70%"),
-        _row("Tree size", str(meter.num_nodes or (info.tree_size if info else figures.UNKNOWN))),
-        _row("Context", used),
+        _row("Speed-up", _gain(meter, options), f"bold {_trust(meter)}"),
+        _row("Tokens/s", per_second, "bold"),
+        _row("Plain", figures.plain_speed(meter), "$foreground 70%"),
+        _row("First token", figures.first_token(meter)),
     ]
+    if info and info.energy_source:
+        lines.append(_row(figures.energy_label(info.energy_source), figures.energy(meter)))
+    return [*lines, _row("Context", used)]
 
 
 def _gain(meter: ReplyMeter, options: SamplingOptions) -> str:
@@ -72,21 +79,48 @@ def _gain(meter: ReplyMeter, options: SamplingOptions) -> str:
     return figures.speedup(meter)
 
 
-def length_lines(meter: ReplyMeter, num_heads: int) -> list[Content]:
-    """A histogram over tokens emitted per step (its last row takes all longer ones), and the steps."""
-    longest = min(max(num_heads + 1, _LEAST_HISTOGRAM_ROWS), _MOST_HISTOGRAM_ROWS)
-    histogram = meter.figures.accepted_histogram
-    counts = [histogram.get(length, 0) for length in range(1, longest)]
-    counts.append(sum(count for length, count in histogram.items() if length >= longest))
-    total = max(meter.figures.steps, 1)
+def _trust(meter: ReplyMeter) -> str:
+    """The speed-up's colour: a warning where plain decoding was timed under another load."""
+    return "$warning" if meter.drafted and meter.plain_origin in ("quieter", "busier") else "$primary"
+
+
+def draft_lines(meter: ReplyMeter, info: EngineInfo | None) -> list[Content]:
+    """What was drafted and what came of it: in all, by tokens of a step, by head, and step by step."""
+    num_heads = info.num_heads if info else _DEFAULT_NUM_HEADS
+    num_rows = min(max(num_heads + 1, _LEAST_HISTOGRAM_ROWS), _MOST_HISTOGRAM_ROWS)
+    per_step = figures.now_and_average(meter.tokens_now, meter.figures.tokens_per_step, 2)
+    size = str(meter.num_nodes or (info.tree_size if info else figures.UNKNOWN))
     return [
-        _title("Tokens per step"),
-        _row("Now", figures.number(meter.tokens_now, 2)),
-        _row("Average", figures.number(meter.figures.tokens_per_step, 2), "bold"),
-        *(_histogram_row(length, count / total) for length, count in enumerate(counts[:-1], start=1)),
-        _histogram_row(longest, counts[-1] / total, or_more=True),
-        Content.assemble((sparkline(tuple(meter.recent), longest, WIDTH), "$primary 70%")),
+        _title("Drafts"),
+        _row("Tree size", size),
+        _row("Accepted", figures.accepted_drafts(meter)),
+        _row("Per step", per_step, "bold"),
+        Content.assemble((_BARS_OF_LENGTHS + (_BARS_OF_HEADS if num_heads else ""), "$foreground 50%")),
+        *map(_beside, _length_bars(meter, num_rows), _head_bars(meter, num_heads, num_rows)),
+        Content.assemble((sparkline(tuple(meter.recent), num_rows, WIDTH), "$primary 70%")),
     ]
+
+
+def _length_bars(meter: ReplyMeter, num_rows: int) -> list[Content]:
+    """How many of the steps brought 1, 2, … tokens; the last row takes all that brought more."""
+    histogram = meter.figures.accepted_histogram
+    counts = [histogram.get(length, 0) for length in range(1, num_rows)]
+    counts.append(sum(count for length, count in histogram.items() if length >= num_rows))
+    total = max(meter.figures.steps, 1)
+    labels = [*(str(length) for length in range(1, num_rows)), f"{num_rows}+"]
+    return [
+        _bar(label, count / total if count else None, "$primary")
+        for label, count in zip(labels, counts, strict=True)
+    ]
+
+
+def _head_bars(meter: ReplyMeter, num_heads: int, num_rows: int) -> list[Content]:
+    """How often each head was right, of the steps that it drafted for; empty rows below the last head."""
+    bars = [
+        _bar(str(head), meter.figures.hit_rate(head), "$accent")
+        for head in range(1, min(num_heads, num_rows) + 1)
+    ]
+    return bars + [Content(" " * _HALF)] * (num_rows - len(bars))
 
 
 def option_lines(options: SamplingOptions) -> list[Content]:
@@ -131,12 +165,17 @@ def _dial(label: str, value: str, keys: str, style: str = "") -> Content:
     )
 
 
-def _histogram_row(length: int, share: float, *, or_more: bool = False) -> Content:
-    bar = horizontal_bar(share, WIDTH - 8)
-    percent = f"{share:.0%}" if share else ""
+def _bar(label: str, share: float | None, style: str) -> Content:
+    """Half a line: a label, a bar and its share in percent; nothing but the label where there is none."""
+    bar = horizontal_bar(share or 0.0, _HALF - _BAR_LABEL - _PERCENT)
+    percent = "" if share is None else f"{share:.0%}"
     return Content.assemble(
-        (f"{length}{'+' if or_more else ' '} ", "$foreground 70%"), (bar, "$primary"), percent.rjust(5)
+        (label.ljust(_BAR_LABEL), "$foreground 70%"), (bar, style), percent.rjust(_PERCENT)
     )
+
+
+def _beside(left: Content, right: Content) -> Content:
+    return Content.assemble(left, " " * _GAP, right)
 
 
 def _fit(text: str, width: int) -> str:

@@ -17,6 +17,7 @@ from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
 from medusa_chat.app.exporting import export_beside
+from medusa_chat.app.keys import SIDEBAR, TITLES, bindings
 from medusa_chat.app.rename_screen import RenameScreen
 from medusa_chat.app.sidebar_rows import Row, conversation_of, row_content
 from medusa_chat.errors import ConversationNotFound, HistoryError
@@ -39,8 +40,8 @@ class Titles(OptionList):
     """Both keys move the focus before anything typed after them is looked at: a letter does things here."""
 
     BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("enter", "select", "Open", key_display="Enter"),
-        Binding("slash", "search", "Search", key_display="/", priority=True),
+        *bindings(TITLES[:1]),
+        *bindings(TITLES[1:], priority=True),
     ]
 
     def action_select(self) -> None:
@@ -56,15 +57,7 @@ class Sidebar(Vertical):
     What it does to the history runs in threads, which tell what came of it by messages.
     """
 
-    BINDINGS: ClassVar[list[BindingType]] = [
-        Binding("r", "rename", "Rename", key_display="R"),
-        Binding("p", "pin", "Pin", key_display="P"),
-        Binding("d,delete", "delete", "Delete", key_display="D"),
-        Binding("u", "undo", "Undo", key_display="U"),
-        Binding("e", "export('markdown')", "Export", key_display="E"),
-        Binding("j", "export('json')", "JSON", key_display="J"),
-        Binding("escape", "back", "Back", key_display="Esc"),
-    ]
+    BINDINGS: ClassVar[list[BindingType]] = bindings(SIDEBAR)
 
     class Listed(Message):
         """Rows for a search text; those of the whole list for an empty one."""

@@ -8,11 +8,15 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medusa_chat import registry
-from medusa_chat.app import dials
+from medusa_chat.app.code_blocks import code_blocks
 from medusa_chat.app.commands import parse_command
+from medusa_chat.app.conversation import Turn
 from medusa_chat.app.exporting import export_beside, export_to
+from medusa_chat.app.turn_list import TurnList
 from medusa_chat.errors import UsageError
 from medusa_chat.history import History
+from medusa_chat.records import Role
+from medusa_chat.settings import save_defaults
 
 if TYPE_CHECKING:
     from medusa_chat.app.app import MedusaApp
@@ -36,29 +40,76 @@ class SlashCommands:
 
     def command_model(self, name: str) -> None:
         if not name:
-            raise UsageError(f"/model takes a name: {', '.join(registry.load_registry())}; or a folder.")
+            self._app.models.show_list()
+            return
         registry.resolve(name)  # a slip of the pen must not cost the model that is loaded
-        self._talk.stop()
-        loader = self._app.loader
-        loader.load(replace(loader.request, model=name, heads=None))
+        self._app.models.load(replace(self._app.loader.request, model=name, heads=None))
+
+    def command_models(self, _: str) -> None:
+        self._app.models.show_list()
 
     async def command_system(self, text: str) -> None:
-        conversation = self._talk.conversation
         if text:
-            conversation.system = text
-        system = conversation.system
+            self._app.set_up(replace(self._app.setup, system=text))
+        system = self._app.setup.system
         await self._talk.say(
             f"System prompt: {system}" if system else "There is no system prompt. /system TEXT sets one."
         )
 
-    def command_set(self, argument: str) -> None:
-        name, value = [*argument.split(), "", ""][:2]
-        if not value:
-            raise UsageError("/set takes an option and a value, such as /set temperature 0.7.")
-        self._app.use(dials.set_option(self._talk.options, name, value))
+    async def command_set(self, argument: str) -> None:
+        dials = self._app.dials
+        if argument:
+            self._app.set_up(dials.obey(self._app.setup, argument))
+        else:
+            await self._talk.say(dials.listing(self._app.setup, self._app.defaults))
+
+    def command_settings(self, _: str) -> None:
+        self._app.action_settings()
+
+    async def command_save(self, _: str) -> None:
+        setup = self._app.setup
+        path = await asyncio.to_thread(save_defaults, setup.options, setup.system, setup.theme)
+        self._app.defaults = setup
+        await self._talk.say(f"Saved as defaults in {path}.")
 
     def command_plain(self, _: str) -> None:
         self._app.action_drafting()
+
+    async def command_again(self, _: str) -> None:
+        await self._talk.action_again()
+
+    async def command_continue(self, _: str) -> None:
+        await self._talk.action_go_on()
+
+    def command_edit(self, _: str) -> None:
+        self._talk.post_message(TurnList.EditWanted(self._last("user")))
+
+    def command_copy(self, number: str) -> None:
+        reply = self._last("assistant")
+        if not number:
+            self._talk.post_message(TurnList.CopyWanted(reply.content, "reply"))
+            return
+        blocks = code_blocks(reply.content)
+        if not number.isdecimal() or not 1 <= int(number) <= len(blocks):
+            raise UsageError(
+                f"Blocks of code in the last reply: {len(blocks)}. /copy NUMBER copies one of them."
+            )
+        self._talk.post_message(TurnList.CopyWanted(blocks[int(number) - 1], f"block {number}"))
+
+    def command_raw(self, _: str) -> None:
+        self._talk.chat.toggle_raw(self._last("assistant"))
+
+    def command_colours(self, _: str) -> None:
+        self._talk.action_origins()
+
+    def command_race(self, _: str) -> None:
+        self._talk.action_race()
+
+    def _last(self, role: Role) -> Turn:
+        for turn in reversed(self._talk.conversation.turns):
+            if turn.role == role:
+                return turn
+        raise UsageError("There is none in this conversation yet.")
 
     def command_search(self, text: str) -> None:
         self._app.sidebar.search_for(text)
@@ -90,7 +141,7 @@ class SlashCommands:
         loader = self._app.loader
         if loader.phase != "down":
             raise UsageError("The model is loaded already." if loader.phase == "ready" else "It is loading.")
-        loader.load(loader.request)
+        self._app.models.load(loader.request)
 
     def command_help(self, _: str) -> None:
         self._app.action_help()

@@ -1,294 +1,189 @@
-"""One conversation and the reply under way: asked, grown, ended, saved, left for another."""
+"""What the user says, and what is done with what has been said."""
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import asyncio
 from typing import ClassVar
 
 from textual import on
-from textual.app import ComposeResult
-from textual.binding import Binding, BindingType
-from textual.containers import Vertical
-from textual.message import Message
+from textual.binding import BindingType
 
-from medusa_chat.app.answer import Answer
-from medusa_chat.app.chat_view import ChatView
-from medusa_chat.app.conversation import Conversation, Recorder
-from medusa_chat.app.engine_link import EngineLink
-from medusa_chat.app.loader import Loader
-from medusa_chat.app.messages import ReplyBegan, ReplyEnded, ReplyGrew
-from medusa_chat.app.meter import PlainReference, ReplyMeter
+from medusa_chat.app import keys
+from medusa_chat.app.attachments import attach, read_attached
+from medusa_chat.app.clipboard import copy
+from medusa_chat.app.conversation import Conversation, Turn
+from medusa_chat.app.exchange import Exchange
+from medusa_chat.app.keys import bindings
 from medusa_chat.app.prompt import Prompt
-from medusa_chat.app.sentences import sentence_of
-from medusa_chat.app.strip import StatusStrip
-from medusa_chat.app.turns import AssistantTurn, UserTurn
-from medusa_chat.errors import EngineCrashed, HistoryError, PromptTooLong
-from medusa_chat.history import History
-from medusa_chat.records import SamplingOptions
-
-_SECONDS_BETWEEN_SAVES = 0.7
+from medusa_chat.app.race_screen import RaceScreen
+from medusa_chat.app.turn_list import TurnList
+from medusa_chat.errors import UsageError
 
 
-@dataclass(frozen=True, slots=True)
-class _Wanted:
-    """A conversation to go to, and the row of the message in it to show."""
+class Talk(Exchange):
+    """Sends, edits, asks again, goes on, browses, copies, colours and races."""
 
-    conversation: Conversation
-    message_id: int | None
+    BINDINGS: ClassVar[list[BindingType]] = [*bindings(keys.TALK), *bindings(keys.CHAT, priority=True)]
 
+    _edited: Turn | None = None
 
-class Talk(Vertical):
-    """The chat and the box below it. A message sent while the model is loaded waits for it."""
+    # Sent
 
-    BINDINGS: ClassVar[list[BindingType]] = [Binding("escape", "stop", "Stop", key_display="Esc")]
-
-    class Measured(Message):
-        """The figures of the reply under way have changed."""
-
-    class Kept(Message):
-        """The conversation on the screen is another one, or has been saved. id: None where it has no row."""
-
-        def __init__(self, conversation_id: int | None) -> None:
-            super().__init__()
-            self.conversation_id = conversation_id
-
-    class EngineLost(Message):
-        """The engine died in a reply: it has to be loaded again."""
-
-    def __init__(
-        self, history: History, link: EngineLink, loader: Loader, options: SamplingOptions, system: str | None
-    ) -> None:
-        super().__init__()
-        self.conversation = Conversation(system)
-        self.options = options
-        self.chat = ChatView()
-        self.strip = StatusStrip()
-        self.prompt = Prompt(
-            placeholder="Ask something. Enter sends, Ctrl+J begins a new line.", highlight_cursor_line=False
-        )
-        self._link = link
-        self._loader = loader
-        self._recorder = Recorder(history)
-        self._saving_fails = False
-        self._answer: Answer | None = None
-        self._plain = PlainReference()
-        self.meter = ReplyMeter(self._plain)
-        self._next: _Wanted | None = None  # when the reply under way has ended
-
-    def compose(self) -> ComposeResult:
-        yield self.chat
-        yield self._loader
-        yield self.strip
-        yield self.prompt
-
-    async def on_mount(self) -> None:
-        await self.chat.greet(self._greeting)
-        self.set_interval(_SECONDS_BETWEEN_SAVES, self._save_beside)
-
-    def on_show(self) -> None:
-        # A terminal too small for the chat has hidden the box, which costs it the keys.
-        if self.screen.focused is None:
-            self.prompt.focus()
-
-    async def on_unmount(self) -> None:
-        await self.save()
-
-    @property
-    def is_answering(self) -> bool:
-        """A message has been sent and its reply has not ended."""
-        return self._answer is not None
-
-    @property
-    def _is_asked(self) -> bool:
-        return self._answer is not None and self._answer.is_asked
-
-    @property
-    def _greeting(self) -> str:
-        return {
-            "loading": "The model is being loaded. Your first message waits for it.",
-            "ready": "Ask something. Ctrl+O opens earlier conversations, /help shows keys and commands.",
-            "down": "No model is loaded.",
-        }[self._loader.phase]
-
-    async def say(self, text: str, *, is_error: bool = False) -> None:
-        """One sentence of the program, after the turns."""
-        await self.chat.notice(text, is_error=is_error)
-
-    def use(self, options: SamplingOptions) -> None:
-        """From now on, the next step of a reply under way included."""
-        before, self.options = self.options, options
-        if self._is_asked:
-            self._link.set_options(options)
-            if (options.drafting, options.acceptance) != (before.drafting, before.acceptance):
-                self.meter.restart()
-
-    def follow_loader(self) -> None:
-        """Another model, or none: a question that waited is put to the one that is ready."""
-        self.chat.change_greeting(self._greeting)
-        info = self._loader.info
-        if info is not None:
-            self._plain = PlainReference(info.step_seconds.get(1))
-            self.meter = ReplyMeter(self._plain)
-            self._ask_when_ready()
-
-    # Asking and answering
-
-    async def take(self, text: str) -> None:
+    async def take(self, text: str, pasted: tuple[str, ...] = ()) -> None:
         """A message the user has sent; one that can't be taken goes back into the box."""
         if not text.strip():
             self.prompt.hint("Type a message first")
-        elif self.is_answering:
-            self._refuse(text, "A reply is under way: Esc stops it")
-        elif self._loader.phase == "down":
-            self._refuse(text, "No model is loaded: /retry, or /model NAME")
+        elif reason := self._why_not():
+            self._refuse(text, reason)
+        elif "@" in text:
+            self.run_worker(self._attach_and_ask(text, pasted), group="attach")
         else:
-            await self._begin_answer(text.strip())
+            await self._ask(text.strip())
+
+    async def _attach_and_ask(self, text: str, pasted: tuple[str, ...]) -> None:
+        """With the files it names; beside the screen, since a disk may be slow."""
+        try:
+            attached = await asyncio.to_thread(attach, text.strip(), self._tokens_left, pasted)
+        except UsageError as error:
+            self._refuse(text, "")
+            await self.say(str(error), is_error=True)
+            return
+        if reason := self._why_not():
+            self._refuse(text, reason)
+        else:
+            await self._ask(attached.sent)
+
+    @property
+    def _tokens_left(self) -> int | None:
+        """For a message. None while no model says how long its context is."""
+        info = self._loader.info
+        if info is None:
+            return None
+        makes_room = self.options.context == "drop-oldest"
+        return info.context_length - (0 if makes_room else self.meter.context_tokens)
+
+    async def _ask(self, content: str) -> None:
+        await self._leave_edit(asked=True)
+        question = self.conversation.add("user", content)
+        await self.chat.show(self.chat.widget_of(question))
+        await self._begin_answer()
 
     def _refuse(self, text: str, reason: str) -> None:
         self.prompt.give_back(text)
         self.prompt.hint(reason)
 
-    async def _begin_answer(self, text: str) -> None:
-        question = self.conversation.add("user", text)
-        self.meter = ReplyMeter(self._plain)
-        caption = "…" if self._loader.phase == "ready" else "waiting for the model …"
-        answer = self._answer = Answer(AssistantTurn(caption=caption), self.meter)
-        await self.chat.show(UserTurn(question), answer.widget)
-        self.chat.anchor()
-        self.run_worker(self._save_then_ask(answer), group="ask")
+    # Said otherwise
 
-    async def _save_then_ask(self, answer: Answer) -> None:
-        await self.save()
-        answer.is_saved = True
-        self._ask_when_ready()
+    async def action_again(self) -> None:
+        """Another answer to the last question."""
+        turns = self.conversation.turns
+        if not turns:
+            self.prompt.hint("There is nothing to answer again yet")
+        elif turns[-1].role == "assistant":
+            await self._answer_again(turns[-1])
+        elif self._can_ask():
+            await self._begin_answer()
 
-    def _ask_when_ready(self) -> None:
-        answer = self._answer
-        if self._loader.phase == "ready" and answer and answer.is_saved and not answer.is_asked:
-            answer.is_asked = True
-            # Loading may have ended since the question was put.
-            self.meter = answer.meter = ReplyMeter(self._plain)
-            self._link.ask(self.conversation.messages(), self.options, self.post_message)
+    @on(TurnList.AgainWanted)
+    async def answer_again(self, event: TurnList.AgainWanted) -> None:
+        await self._answer_again(event.turn)
 
-    @on(ReplyBegan)
-    async def show_reply_began(self, event: ReplyBegan) -> None:
-        self.meter.context_tokens = event.started.num_prompt_tokens
-        self.post_message(self.Measured())
-        if (dropped := event.started.num_dropped) and self._answer is not None:
-            were = "message was" if dropped == 1 else f"{dropped} messages were"
-            sentence = f"The context is full: the oldest {were} left out of what the model reads."
-            await self.chat.notice(sentence, before=self._answer.widget)
+    async def _answer_again(self, turn: Turn) -> None:
+        if self._can_ask():
+            self.conversation.go_before(turn)
+            await self.chat.keep_only(self.conversation.turns)
+            await self._begin_answer()
 
-    @on(ReplyGrew)
-    def show_growth(self, event: ReplyGrew) -> None:
-        if self._answer is not None:
-            self._answer.grow(event.chunks, self.conversation)
-            self.post_message(self.Measured())
+    def _can_ask(self) -> bool:
+        reason = self._why_not()
+        if reason:
+            self.prompt.hint(reason)
+        return reason is None
 
-    @on(ReplyEnded)
-    async def end_answer(self, event: ReplyEnded) -> None:
-        if isinstance(event.error, EngineCrashed):
-            await self._bear_crash(event.error)
-            return
-        await self._finish_answer()
-        if isinstance(event.error, PromptTooLong):
-            self.conversation.refuse_question()
-        if event.error is not None:
-            await self.say(str(event.error), is_error=True)
-        await self._enter_next()
+    async def action_go_on(self) -> None:
+        """Has a reply that was stopped, or ended at its most tokens, gone on with."""
+        turns = self.conversation.turns
+        if not turns or turns[-1].role != "assistant":
+            self.prompt.hint("There is no reply to go on with")
+        elif self._can_ask():
+            await self.chat.keep_only(turns[:-1])
+            await self._begin_answer(turns[-1])
 
-    async def _bear_crash(self, error: EngineCrashed) -> None:
-        """Has it loaded again. A question that got no word of an answer is asked once more."""
-        answer = self._answer
-        if answer is not None and answer.turn is None and not answer.is_second_try:
-            answer.is_asked, answer.is_second_try = False, True
-            answer.widget.show_caption("waiting for the model …")
-        else:
-            await self._finish_answer()
-        await self.say(f"{sentence_of(error)} It is started again; the conversation is kept.", is_error=True)
-        await self._enter_next()
-        self.post_message(self.EngineLost())
+    @on(TurnList.EditWanted)
+    def edit(self, event: TurnList.EditWanted) -> None:
+        if self._can_ask():
+            self._edited = event.turn
+            self.prompt.text = read_attached(event.turn.content).typed
+            self.prompt.move_cursor(self.prompt.document.end)
+            self.prompt.focus()
+            self.prompt.hint("Enter asks from here anew, Esc leaves it as it was")
 
-    async def _finish_answer(self) -> None:
-        answer, self._answer = self._answer, None
-        if answer is not None:
-            await answer.finish()
+    async def _enter(self, conversation: Conversation, message_id: int | None) -> None:
+        self._edited = None
+        await super()._enter(conversation, message_id)
+
+    async def _leave_edit(self, *, asked: bool) -> None:
+        turn, self._edited = self._edited, None
+        if turn is not None and asked:
+            self.conversation.go_before(turn)
+            await self.chat.keep_only(self.conversation.turns)
+        elif turn is not None:
+            self.prompt.clear()
+
+    @on(TurnList.OtherWanted)
+    async def show_other(self, event: TurnList.OtherWanted) -> None:
+        """The alternative beside a message, and what followed it."""
+        others = self.conversation.alternatives(event.turn)
+        place = others.index(event.turn) + event.direction
+        if self.is_answering:
+            self.prompt.hint("A reply is under way: Esc stops it")
+        elif 0 <= place < len(others):
+            self.conversation.choose(others[place])
+            await self.chat.show_turns(self.conversation.turns, others[place])
+            self.chat.select(others[place])
             self._save_beside()
 
-    def stop(self) -> None:
-        """Ends the reply under way and keeps what is there."""
-        if self._is_asked:
-            self._link.stop()
+    @on(TurnList.CopyWanted)
+    async def copy(self, event: TurnList.CopyWanted) -> None:
+        self.run_worker(self._copy(event.text, event.what), group="copy")
 
-    def action_stop(self) -> None:
-        """A question not yet asked is withdrawn."""
+    async def _copy(self, text: str, what: str) -> None:
+        self.prompt.hint(await copy(text, what, self.app.copy_to_clipboard))
+
+    def action_select_message(self) -> None:
+        self.chat.turns.select_last()
+
+    @on(TurnList.Left)
+    def go_to_prompt(self) -> None:
+        self.prompt.focus()
+
+    def action_origins(self) -> None:
+        """Colours replies by whose guess each token was, or no longer."""
+        self.chat.view = "rendered" if self.chat.view == "origins" else "origins"
+        if self.chat.view == "origins" and not any(turn.pieces for turn in self.conversation.turns):
+            self.prompt.hint("Replies of this session are coloured by who guessed each token")
+
+    def action_race(self) -> None:
+        """Plain decoding against Medusa, on the last question."""
+        turns = self.conversation.turns
+        last = next((turn for turn in reversed(turns) if turn.role == "user" and not turn.refused), None)
+        if last is None:
+            self.prompt.hint("Ask something first: its answer is what is raced for")
+        elif self._loader.phase != "ready":
+            self.prompt.hint("The model isn't loaded yet")
+        elif self._can_ask():
+            messages = self.conversation.messages(up_to=last)
+            self.app.push_screen(RaceScreen(self._link, messages, self.options))
+
+    async def action_stop(self) -> None:
+        """A question not yet asked is withdrawn, and an edit left."""
         if self._is_asked:
             self._link.stop()
         elif self._answer is not None:
             self._answer.widget.remove()
             self._answer = None
-
-    # Saving
-
-    def _save_beside(self) -> None:
-        if self._recorder.has_unsaved or not self.conversation.is_stored:
-            self.run_worker(self.save(), group="save")
-
-    async def save(self) -> None:
-        """What can't be saved now is saved by a later try; the user is told once of each change."""
-        conversation = self.conversation
-        was_listed = conversation.id is not None
-        try:
-            await self._recorder.save(conversation, self._loader.request.model)
-        except HistoryError as error:
-            await self.tell_saving_fails(error)
-            return
-        if self._saving_fails and conversation.turns:
-            self._saving_fails = False
-            await self.say("The conversation is saved again.")
-        if conversation.id is not None and not (was_listed and self.is_answering):
-            self.post_message(self.Kept(self.conversation.id))
-
-    async def tell_saving_fails(self, error: HistoryError) -> None:
-        if not self._saving_fails:
-            self._saving_fails = True
-            await self.say(f"This conversation is not being saved. {error}", is_error=True)
-
-    # Going to another conversation
-
-    async def change_to(self, conversation: Conversation, message_id: int | None = None) -> None:
-        """At once, or when the reply under way has ended: its last chunks must not land in another one."""
-        if self._is_asked:
-            self._next = _Wanted(conversation, message_id)
-            self._link.stop()
         else:
-            await self._enter(conversation, message_id)
-
-    async def begin_another(self) -> None:
-        """A new conversation, with the system prompt of this one."""
-        await self.change_to(Conversation(self.conversation.system))
-
-    async def show_message(self, message_id: int | None) -> None:
-        """Scrolls to a message of this conversation."""
-        turn = self.conversation.turn_stored_as(message_id)
-        if turn and not self.chat.point_at(turn):
-            await self.chat.show_turns(self.conversation.turns, turn)
-
-    async def _enter_next(self) -> None:
-        if self._next is not None:
-            await self._enter(self._next.conversation, self._next.message_id)
-
-    async def _enter(self, conversation: Conversation, message_id: int | None) -> None:
-        await self.save()
-        self._next = self._answer = None
-        self.conversation = conversation
-        self.meter = ReplyMeter(self._plain)
-        self.post_message(self.Measured())
-        if conversation.turns:
-            await self.chat.show_turns(conversation.turns, conversation.turn_stored_as(message_id))
-        else:
-            await self.chat.greet(self._greeting)
-        self.post_message(self.Kept(conversation.id))
+            await self._leave_edit(asked=False)
 
     @on(Prompt.ScrolledChat)
     def scroll_chat(self, event: Prompt.ScrolledChat) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
+from medusa_chat.footprint import matrix_bytes
 from medusa_chat.records import Quantization
 
 RandomKind = Literal["block", "path"]  # of random heads
@@ -40,17 +41,12 @@ class Shape:
 
     def bytes_read(self, quantization: Quantization, dtype_bytes: int, num_context: int) -> int:
         """What a plain step must read: every linear and the LM head (never quantised) once, and the cached
-        keys and values. 4-bit blocks of 64 weights have a float32 scale each, 8-bit rows one.
+        keys and values.
         """
-        per_layer = 0
-        for outputs, inputs in self.linears.values():
-            match quantization:
-                case "4bit":
-                    per_layer += outputs * inputs // 2 + outputs * inputs // 64 * 4
-                case "8bit":
-                    per_layer += outputs * inputs + outputs * 4
-                case "none":
-                    per_layer += outputs * inputs * dtype_bytes
+        per_layer = sum(
+            matrix_bytes(outputs, inputs, quantization, dtype_bytes)
+            for outputs, inputs in self.linears.values()
+        )
         per_layer += 2 * num_context * self.num_kv_heads * self.head_dim * dtype_bytes
         return self.num_layers * per_layer + self.vocab_size * self.hidden_size * dtype_bytes
 

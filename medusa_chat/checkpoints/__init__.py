@@ -6,10 +6,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 from medusa_chat import paths
 from medusa_chat.checkpoints import hub_cache
-from medusa_chat.checkpoints.soundness import find_damage, find_heads_damage, find_missing, has_tokenizer
+from medusa_chat.checkpoints.soundness import (
+    find_damage,
+    find_heads_damage,
+    find_missing,
+    has_tokenizer,
+    read_json,
+)
 from medusa_chat.errors import CheckpointError
 from medusa_chat.records import LoadProgress
 from medusa_chat.registry import HubSource, ModelSpec
@@ -17,6 +24,8 @@ from medusa_chat.registry import HubSource, ModelSpec
 __all__ = [
     "ensure_heads",
     "ensure_local",
+    "find_config",
+    "find_home",
     "heads_are_here",
     "is_local",
     "is_sound",
@@ -111,6 +120,22 @@ def local_bytes(spec: ModelSpec) -> int:
     if folder is None or not is_local(spec):
         return 0
     return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def find_home(spec: ModelSpec) -> Path:
+    """The folder in which the checkpoint lies, or will lie; of a repository that with all its revisions."""
+    if isinstance(spec.source, HubSource):
+        return hub_cache.repo_dir(spec.source)
+    return spec.folder or _converted_folder(spec)
+
+
+def find_config(spec: ModelSpec) -> dict[str, Any]:
+    """What the checkpoint's config.json says; nothing where it isn't here or can't be read."""
+    folder = _folder(spec)
+    try:
+        return (read_json(folder / "config.json") if folder else None) or {}
+    except OSError:
+        return {}
 
 
 def _folder(spec: ModelSpec) -> Path | None:

@@ -22,6 +22,7 @@ OnProgress = Callable[[LoadProgress], None]
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 _SHA256 = re.compile(r"[0-9a-f]{64}")
 _WEIGHTS = (".safetensors", ".bin", ".pt")
+_CHUNK_BYTES = 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,7 +52,7 @@ def pull_repo(source: HubSource, wanted: Wanted, on_progress: OnProgress) -> Pat
 
     if constants.is_offline_mode():
         raise CheckpointError(offline_sentence(source))
-    _quieten()
+    _adjust_library()
     cache = hub_cache.cache_dir()
     lock = hub_cache.lock_file(source)
     with (
@@ -71,12 +72,16 @@ def pull_repo(source: HubSource, wanted: Wanted, on_progress: OnProgress) -> Pat
             return snapshot
 
 
-def _quieten() -> None:
-    """Its bars and warnings would go through ours."""
+def _adjust_library() -> None:
+    """Its bars and warnings would go through ours; and a slow line takes long for chunks as large as its own:
+    until one is whole nothing moves, and a kill loses it.
+    """
+    from huggingface_hub import constants
     from huggingface_hub.utils import disable_progress_bars, logging
 
     logging.set_verbosity_error()
     disable_progress_bars()
+    constants.DOWNLOAD_CHUNK_SIZE = min(constants.DOWNLOAD_CHUNK_SIZE, _CHUNK_BYTES)
 
 
 def _list(source: HubSource, wanted: Wanted) -> _Listing:
@@ -130,7 +135,8 @@ def _fetch_all(source: HubSource, commit: str, files: Sequence[_RemoteFile], on_
     done = 0
 
     def report(size: int) -> None:
-        on_progress(LoadProgress(f"Downloading {source.repo}", min((done + size) / total, 1.0)))
+        fraction = min((done + size) / total, 1.0)
+        on_progress(LoadProgress(f"Downloading {source.repo}", fraction, total))
 
     for file in files:
         report(0)

@@ -17,9 +17,15 @@ def cache_dir() -> Path:
     """The library's cache; under MEDUSA_CHAT_HOME, if that is set, since it promises to hold everything."""
     if os.environ.get("MEDUSA_CHAT_HOME"):
         return paths.cache_dir() / "hub"
-    from huggingface_hub import constants
+    # As the library finds it, which the app's process does not import.
+    cache = os.environ.get("XDG_CACHE_HOME", "~/.cache")
+    home = os.environ.get("HF_HOME", os.path.join(cache, "huggingface"))
+    older_name = os.environ.get("HUGGINGFACE_HUB_CACHE", os.path.join(_expanded(home), "hub"))
+    return Path(_expanded(os.environ.get("HF_HUB_CACHE", older_name)))
 
-    return Path(constants.HF_HUB_CACHE).expanduser()
+
+def _expanded(path: str) -> str:
+    return os.path.expandvars(os.path.expanduser(path))
 
 
 def repo_dir(source: HubSource) -> Path:

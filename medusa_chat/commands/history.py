@@ -45,7 +45,7 @@ def list_conversations(limit: LimitOption = 50, as_json: JsonOption = False) -> 
 
 @history.command("show")
 def show_conversation(id: IdArgument, as_json: JsonOption = False) -> None:
-    """Print one conversation."""
+    """Print one conversation: the branch on the screen; with --json, the others too."""
     from medusa_chat.history.export import as_document
 
     print(as_document("json" if as_json else "markdown", *_read(id)), end="")
@@ -102,7 +102,7 @@ def _read(id: int) -> tuple[ConversationRecord, tuple[MessageRecord, ...]]:
     from medusa_chat.history import History
 
     with closing(History()) as store:
-        return store.conversation(id), store.messages(id)
+        return store.conversation(id), store.all_messages(id)
 
 
 def _line(record: ConversationRecord, title: str) -> str:

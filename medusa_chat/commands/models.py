@@ -7,34 +7,39 @@ from typing import TYPE_CHECKING, Any
 
 from medusa_chat.commands.options import JsonOption
 from medusa_chat.commands.table import as_table
+from medusa_chat.printable import printable
+from medusa_chat.quantities import count, size
 
 if TYPE_CHECKING:
-    from medusa_chat.registry import ModelSpec
+    from medusa_chat.checkpoints.catalogue import Entry
+    from medusa_chat.machine import Memory
+    from medusa_chat.records import Quantization
 
-_HEADINGS = ("Name", "Weights", "Here", "Download", "Heads", "Quant", "Memory")
-_NOTES = (
-    "\nMemory: of weights and heads, about; the context comes on top."
-    "\n*: never downloaded by medusa-chat's authors; names and revisions are from public documents."
-)
+_HEADINGS = ("Name", "Weights", "Here", "Download", "Heads", "Quant", "Memory", "Fits")
+_UNTRIED = "*: never downloaded by medusa-chat's authors; names and revisions are from public documents."
 
 
 def models(as_json: JsonOption = False) -> None:
     """List the models known by name."""
-    from medusa_chat.registry import load_registry
+    from medusa_chat.checkpoints.catalogue import read_catalogue
+    from medusa_chat.machine import find_memory
+    from medusa_chat.settings import load_settings
 
-    rows = [_describe(spec) for spec in load_registry().values()]
+    settings = load_settings()
+    memory = find_memory(settings.device, settings.dtype)
+    rows = [_describe(entry, memory) for entry in read_catalogue()]
     if as_json:
         print(json.dumps(rows, indent=2))
     else:
-        _print_table(rows)
+        print(as_table(_HEADINGS, [_cells(row) for row in rows]))
+        print(f"\n{_what_fits(memory)}\n{_UNTRIED}")
 
 
-def _describe(spec: ModelSpec) -> dict[str, Any]:
-    from medusa_chat.checkpoints import heads_are_here, is_local, local_bytes
+def _describe(entry: Entry, memory: Memory) -> dict[str, Any]:
+    from medusa_chat.checkpoints.catalogue import WIDEST_FIRST
     from medusa_chat.registry import HubSource
 
-    heads = spec.heads_place
-    source = spec.source
+    spec, source = entry.spec, entry.spec.source
     return {
         "name": spec.name,
         "base": spec.base,
@@ -43,52 +48,46 @@ def _describe(spec: ModelSpec) -> dict[str, Any]:
         "context": spec.context,
         "quantization": spec.quantization,
         "heads": spec.heads,
-        "heads_here": heads is not None and heads_are_here(heads),
-        "here": is_local(spec),
-        "bytes_on_disk": local_bytes(spec),
+        "heads_state": entry.heads,
+        "heads_here": entry.heads in ("shipped", "own", "here"),
+        "here": entry.bytes_on_disk > 0,
+        "bytes_on_disk": entry.bytes_on_disk,
         "bytes_to_download": spec.download_bytes,
         "memory_bytes": spec.memory_bytes,
+        "memory_bytes_in_use": {kind: entry.memory_bytes(kind, memory.number_bytes) for kind in WIDEST_FIRST},
+        "fits": entry.fitting(memory),
         "revision": source.revision if isinstance(source, HubSource) else None,
         "pinned": source.is_pinned if isinstance(source, HubSource) else None,
         "tried": spec.tried,
     }
 
 
-def _print_table(rows: list[dict[str, Any]]) -> None:
-    print(as_table(_HEADINGS, [_cells(row) for row in rows]))
-    print(_NOTES)
-
-
 def _cells(row: dict[str, Any]) -> list[str]:
     untried = "*" if row["tried"] is False else ""
     return [
         row["name"],
-        _parameters(row["parameters"]),
-        _size(row["bytes_on_disk"]) if row["here"] else "no",
-        _size(row["bytes_to_download"]) + untried,
-        _heads(row),
+        count(row["parameters"]),
+        size(row["bytes_on_disk"]) if row["here"] else "no",
+        size(row["bytes_to_download"]) + untried,
+        row["heads_state"],
         row["quantization"],
-        _size(row["memory_bytes"]),
+        size(row["memory_bytes"]),
+        _fits(row["fits"]),
     ]
 
 
-def _parameters(number: int | None) -> str:
-    if number is None:
-        return "?"
-    return f"{number / 1e9:.1f} B" if number >= 1e9 else f"{number / 1e6:.0f} M"
+def _fits(fitting: tuple[Quantization, ...] | None) -> str:
+    """The widest quantisation that fits."""
+    if fitting is None:
+        return "–"
+    return fitting[0] if fitting else "no"
 
 
-def _size(number: int | None) -> str:
-    if number is None:
-        return "-"
-    return f"{number / 1e9:.1f} GB" if number >= 1e9 else f"{number / 1e6:.0f} MB"
+def _what_fits(memory: Memory) -> str:
+    from medusa_chat.checkpoints.catalogue import JUDGED_CONTEXT
 
-
-def _heads(row: dict[str, Any]) -> str:
-    if row["heads"] is None:
-        return "none"
-    if row["heads"].startswith("hub:"):
-        return "here" if row["heads_here"] else "hub"
-    if not row["heads_here"]:
-        return "missing"
-    return "shipped" if row["heads"].startswith("package:") else "own"
+    return (
+        "Memory: of weights and heads, about; the context comes on top.\n"
+        f"Fits: the widest --quant that fits the {size(memory.free)} free of {size(memory.total)} on "
+        f"{printable(memory.name)}, with heads and {JUDGED_CONTEXT:,} tokens of context."
+    )

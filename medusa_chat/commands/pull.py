@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from medusa_chat.commands.completing import complete_model
+from medusa_chat.commands.options import HeadsOption
 from medusa_chat.commands.progress import shown_progress
+from medusa_chat.errors import MedusaError
+from medusa_chat.records import LoadProgress
+
+if TYPE_CHECKING:
+    from medusa_chat.checkpoints.pull_lines import Pulled
 
 
 def pull(
@@ -19,20 +26,48 @@ def pull(
             autocompletion=complete_model,
         ),
     ],
+    heads: HeadsOption = None,
+    as_json: Annotated[
+        bool,
+        typer.Option(
+            "--json",
+            help="Print JSON objects, one a line: {kind: progress, progress: {message, fraction, num_bytes}} "
+            "as it goes, at last {kind: done, name, folder, was_here} or {kind: failed, error, message}.",
+        ),
+    ] = False,
 ) -> None:
     """Fetch a model and its heads, or replace what is damaged."""
-    from medusa_chat import checkpoints
-    from medusa_chat.registry import HubSource, resolve
-
-    spec = resolve(name)
-    has_model = checkpoints.is_sound(spec)
-    heads = spec.heads_place
-    heads_to_pull = heads if isinstance(heads, HubSource) and not checkpoints.heads_are_here(heads) else None
-    if has_model and heads_to_pull is None:
-        print(f"{spec.name} is here already: {checkpoints.ensure_local(spec, lambda _: None)}")
+    if as_json:
+        _pull_telling_lines(name, heads)
         return
     with shown_progress(always=True) as on_progress:
-        folder = (checkpoints.ensure_local if has_model else checkpoints.pull)(spec, on_progress)
-        if heads_to_pull is not None:
-            checkpoints.pull_heads(heads_to_pull, on_progress)
-    print(f"{spec.name} is here now: {folder}")
+        pulled = _pull(name, heads, on_progress)
+    print(f"{pulled.name} is here {'already' if pulled.was_here else 'now'}: {pulled.folder}")
+
+
+def _pull_telling_lines(name: str, heads: str | None) -> None:
+    from medusa_chat.checkpoints.pull_lines import Failed, Line, Progressed, encode_line
+
+    def tell(line: Line) -> None:
+        print(encode_line(line), flush=True)
+
+    try:
+        tell(_pull(name, heads, lambda progress: tell(Progressed(progress))))
+    except MedusaError as error:
+        tell(Failed(type(error).__name__, str(error)))
+        raise
+
+
+def _pull(name: str, heads: str | None, on_progress: Callable[[LoadProgress], None]) -> Pulled:
+    from medusa_chat import checkpoints
+    from medusa_chat.checkpoints.plans import plan_pull
+    from medusa_chat.checkpoints.pull_lines import Pulled
+    from medusa_chat.registry import resolve, resolve_heads
+
+    spec = resolve(name)
+    plan = plan_pull(spec, resolve_heads(spec, heads))
+    if plan is not None and plan.model:
+        checkpoints.pull(spec, on_progress)
+    if plan is not None and plan.heads is not None:
+        checkpoints.pull_heads(plan.heads, on_progress)
+    return Pulled(spec.name, str(checkpoints.ensure_local(spec, on_progress)), plan is None)

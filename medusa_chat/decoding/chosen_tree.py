@@ -6,10 +6,10 @@ import json
 from pathlib import Path
 from typing import Any
 
-from medusa_chat.decoding.published_trees import PUBLISHED_TREES, published_tree
+from medusa_chat.decoding.published_trees import published_tree
 from medusa_chat.decoding.tree import NodePath, Tree
 from medusa_chat.errors import UsageError
-from medusa_chat.records import BUILT_TREES, MAX_TREE_SIZE, SamplingOptions
+from medusa_chat.records import BUILT_TREES, MAX_TREE_SIZE, PUBLISHED_TREES, SamplingOptions
 
 _MAX_RANKS = 256  # more guesses of one head than any tree that pays
 _FORM = "a tree file is a JSON list of paths of ranks, as [[0], [1], [0, 0]]"

@@ -37,12 +37,15 @@ class Draft:
 
     ids (N,) int64: tokens. parents (N,) int64: -1 for the root. depths (N,) int64. paths (N, W) int64: each
     node's ancestor at each depth, and the node itself from its own depth on. Siblings may hold one token.
+    looked_up (N,) bool: nodes that would not be here but for a chain, as are all below them; None where that
+    is not known or can't be.
     """
 
     ids: torch.Tensor
     parents: torch.Tensor
     depths: torch.Tensor
     paths: torch.Tensor
+    looked_up: torch.Tensor | None = None
 
     def __len__(self) -> int:
         return self.ids.shape[0]
@@ -135,11 +138,13 @@ class Pool:
     """One step's candidates, best first: the first n of them are the best draft of n nodes.
 
     order (C,) int64: their numbers among the candidates. expected (C,) float32: tokens to expect of a step
-    that drafts the first 1, 2, … of them. ids, parents (C,), ancestors (C, W): as in Weighed.
+    that drafts the first 1, 2, … of them. own (C,) float32: the candidates' joint before a chain joined. ids,
+    parents (C,), ancestors (C, W): as in Weighed.
     """
 
     order: torch.Tensor
     expected: torch.Tensor
+    own: torch.Tensor
     ids: torch.Tensor
     parents: torch.Tensor
     ancestors: torch.Tensor
@@ -190,7 +195,7 @@ def make_pool(frame: Frame, weighed: Weighed, chain: Chain | None) -> Pool:
         ancestors = ancestors.index_copy(0, nodes, lines)
     # No child is likelier than its parent, and equals keep their order: every parent comes before its child.
     joint, order = joint.sort(descending=True, stable=True)
-    return Pool(order, joint.exp().cumsum(0), ids, parents, ancestors)
+    return Pool(order, joint.exp().cumsum(0), weighed.joint, ids, parents, ancestors)
 
 
 def draft_best(pool: Pool, frame: Frame, num_nodes: int) -> Draft:
@@ -198,11 +203,15 @@ def draft_best(pool: Pool, frame: Frame, num_nodes: int) -> Draft:
     chosen = pool.order[:num_nodes].sort().values  # (N,) in order of depth again
     node_of = chosen.new_full((len(frame) + 1,), -1)
     node_of = node_of.scatter(0, chosen, torch.arange(num_nodes, device=chosen.device))
+    own = pool.own[chosen]
+    # Without a chain, the heads' own best nodes would make the draft.
+    looked_up = own.isinf() | (own < pool.own.topk(num_nodes).values[-1])
     return Draft(
         pool.ids[chosen],
         node_of[pool.parents[chosen]],
         frame.depths[chosen],
         node_of[pool.ancestors[chosen]],
+        looked_up,
     )
 
 

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 import torch
 
 from medusa_chat.decoding.acceptance import ACCEPTANCE_RULES
+from medusa_chat.decoding.origins import origins_of
 from medusa_chat.decoding.planning import Plan, plain_plan, propose
 from medusa_chat.decoding.sampling import choose
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.heads import MedusaHeads
-from medusa_chat.records import FinishReason, SamplingOptions
+from medusa_chat.records import BASE_ORIGIN, FinishReason, SamplingOptions
 
 if TYPE_CHECKING:
     from medusa_chat.decoding.step_graphs import StepGraphs
@@ -51,14 +52,16 @@ class Context:
 
 @dataclass(frozen=True, slots=True)
 class Step:
-    """Tokens one base forward emitted. num_nodes: rows verified, 0 for the prefill. seconds: wall time.
-    expected: tokens that its draft was expected to bring; outlook: those of a draft of each size. None if not
-    known.
+    """Tokens one base forward emitted, and their origins. num_nodes: rows verified, 0 for the prefill.
+    seconds: wall time. head_depth: of the deepest draft by a head. expected: tokens that its draft was
+    expected to bring; outlook: those of a draft of each size. None if not known.
     """
 
     ids: list[int]
+    origins: list[int]
     num_nodes: int
     seconds: float
+    head_depth: int = 0
     expected: float | None = None
     outlook: Mapping[int, float] | None = None
     finish_reason: FinishReason | None = None
@@ -95,7 +98,7 @@ def generate(
         elif len(context.ids) + 1 >= base.context_length:
             reason = "context"
         num_emitted += len(ids)
-        yield replace(step, ids=ids, finish_reason=reason)
+        yield replace(step, ids=ids, origins=step.origins[: len(ids)], finish_reason=reason)
         if reason is not None:
             return
 
@@ -117,7 +120,7 @@ def _steps(
     hidden = base.prefill(torch.tensor([rest], device=base.device), context.cache)  # (1, D)
     context.ids.extend(rest)
     root = choose(base.logits(hidden)[0], options(), uniforms[len(context.ids) - 1])
-    yield Step([root], 0, time.perf_counter() - started)
+    yield Step([root], [BASE_ORIGIN], 0, time.perf_counter() - started)
 
     while True:
         if context.graphs is not None:
@@ -166,7 +169,9 @@ def _eager_steps(
         context.commit(accepted.path, kept)
         hidden = all_hidden[accepted.path[-1] :][:1]
         root = accepted.next_root
-        yield Step([*kept[1:], root], len(draft), time.perf_counter() - started, expected)
+        origins, head_depth = origins_of(draft, accepted.path)
+        seconds = time.perf_counter() - started
+        yield Step([*kept[1:], root], origins, len(draft), seconds, head_depth, expected)
 
 
 def new_context(base: BaseModel, heads: MedusaHeads | None) -> Context:

@@ -26,11 +26,10 @@ _CHILDREN = {
     "vicuna_33b_stage2": "10 | 10 5 3 2 1 1 1 1 | 10 4 2 1 1 1 0 0 0 0 3 1 0 0 0 1 | 3 1 0 0 0 0 0 0 0 0 1",
     "zephyr_stage2": "10 | 10 6 4 2 2 1 1 1 | 10 4 2 1 1 1 0 0 0 0 2 1 0 0 0 0 1 | 2 1",
 }
-PUBLISHED_TREES = tuple(_CHILDREN)
 
 
 def published_tree(name: str) -> Tree:
-    """One of PUBLISHED_TREES: 63 nodes and the root, at most 4 deep."""
+    """One of records.PUBLISHED_TREES: 63 nodes and the root, at most 4 deep."""
     paths: list[NodePath] = []
     level: list[NodePath] = [()]
     for counts in _CHILDREN[name].split(" | "):

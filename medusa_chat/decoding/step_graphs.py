@@ -19,6 +19,7 @@ from medusa_chat.decoding.device_drafts import draft_on_device
 from medusa_chat.decoding.draft import Candidates, Draft
 from medusa_chat.decoding.generate import Context, Step
 from medusa_chat.decoding.lookup import Chain, look_up
+from medusa_chat.decoding.origins import origins_by_depth
 from medusa_chat.decoding.planning import TREE_SIZES, Plan, plain_plan
 from medusa_chat.decoding.proposing import propose_static
 from medusa_chat.kernels.accepting import StepState, accept
@@ -38,22 +39,32 @@ _SLACK = 4 * _LEVELS  # places that steps under way may reach beyond what the ho
 @dataclass(frozen=True, slots=True)
 class _Launched:
     """A step under way. Once the event has passed, result holds on the host: how many tokens, the tokens,
-    and how many were to be expected of each of TREE_SIZES and of this step's, or nothing.
+    and, or nothing, how many were to be expected of each of TREE_SIZES and of this step's draft, and its
+    depth.
     """
 
     num_nodes: int
     done: torch.cuda.Event
-    result: torch.Tensor  # (1 + W + sizes,) float64, pinned
+    result: torch.Tensor  # (1 + W + sizes + 1,) float64, pinned
     num_places: int  # W
+    num_heads: int  # that may have drafted
 
     def read(self, seconds: Callable[[], float]) -> Step:
         """Waits for the step's tokens: the drafts kept and the next root."""
         self.done.synchronize()
         count, *rest = self.result.tolist()
         ids = [int(token) for token in rest[: int(count)]]
-        hopes = rest[self.num_places :]
-        outlook = dict(zip(TREE_SIZES, hopes, strict=False)) if hopes else None
-        return Step(ids, self.num_nodes, seconds(), hopes[-1] if hopes else None, outlook)
+        *hopes, depth = rest[self.num_places :] or [self.num_heads]  # a static draft is as deep as its heads
+        return Step(
+            ids,
+            # Which nodes were looked up stays on the device: telling it would take every step another launch.
+            origins_by_depth(len(ids) - 1, self.num_heads),
+            self.num_nodes,
+            seconds(),
+            min(int(depth), self.num_heads),
+            hopes[-1] if hopes else None,
+            dict(zip(TREE_SIZES, hopes, strict=False)) if hopes else None,
+        )
 
 
 class StepGraphs:
@@ -136,7 +147,8 @@ class StepGraphs:
         pinned.copy_(result, non_blocking=True)
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
-        return _Launched(num_nodes, done, pinned, plan.candidates.max_depth + 1)
+        frame = plan.candidates
+        return _Launched(num_nodes, done, pinned, frame.max_depth + 1, frame.num_heads)
 
     def _graph(self, plan: Plan, cache: KVCache) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         if self._store is not cache.store:
@@ -186,7 +198,7 @@ class StepGraphs:
         return result
 
     def _draft(self, plan: Plan, num_places: int) -> tuple[Draft, torch.Tensor]:
-        """The draft, and tokens to expect of each size and of it, if that can be told."""
+        """The draft; and, if that can be told, tokens to expect of each size and of it, and its depth."""
         frame, state = plan.candidates, self._state
         if plan.size is None:
             assert isinstance(frame, Candidates)
@@ -205,9 +217,10 @@ class StepGraphs:
 
         num_nodes = _num_nodes(plan)
         sizes = (*(min(size, len(frame)) for size in TREE_SIZES), num_nodes)
-        return draft_on_device(
+        draft, expected = draft_on_device(
             frame, self._base, self._heads, state.hidden, state.root, rejoined, num_nodes, sizes
         )
+        return draft, torch.cat([expected, draft.depths[-1:].float()])  # its last node is a deepest one
 
 
 def _num_nodes(plan: Plan) -> int:

@@ -9,7 +9,7 @@ from typing import Any
 from jinja2 import TemplateError
 
 from medusa_chat.errors import PromptTooLong, UnsupportedModel
-from medusa_chat.records import Message
+from medusa_chat.records import ContextPolicy, Message
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +27,44 @@ class Prompter:
         self._tokenizer = tokenizer
         self._context_length = context_length
 
-    def render(self, messages: Sequence[Message], max_tokens: int) -> Prompt:
-        """Drops whole turns, oldest first and never a system prompt, until a reply has room.
+    def render(
+        self, messages: Sequence[Message], max_tokens: int, policy: ContextPolicy = "drop-oldest"
+    ) -> Prompt:
+        """Drops whole turns, oldest first of those that the policy lets go, until a reply has room; a system
+        prompt never. Messages that end with a reply have it gone on with.
 
-        The room is max_tokens, but at most a quarter of the context. Raises PromptTooLong if the last
-        message alone leaves none, UnsupportedModel without a chat template.
+        The room is max_tokens, but at most a quarter of the context. Raises PromptTooLong if what may not
+        be dropped leaves none, UnsupportedModel without a chat template.
         """
         room = min(max_tokens, self._context_length // 4)
         limit = self._context_length - room
         kept = list(messages)
         while len(ids := self._template(kept)) > limit:
-            oldest = next((i for i, m in enumerate(kept[:-1]) if m.role != "system"), None)
+            oldest = _first_to_go(kept, policy)
             if oldest is None:
-                raise PromptTooLong(
-                    f"Your message makes a prompt of {len(ids):,} tokens; at most {limit:,} leave room "
-                    f"for a reply in the model's context of {self._context_length:,}. Shorten it."
-                )
+                raise PromptTooLong(self._too_long(len(ids), limit, kept, policy))
             # A turn goes whole: a conversation must not begin with an answer to nothing.
             del kept[oldest]
-            while oldest < len(kept) - 1 and kept[oldest].role == "assistant":
+            while kept[oldest].role == "assistant":
                 del kept[oldest]
         return Prompt(ids, len(messages) - len(kept))
+
+    def _too_long(self, num_tokens: int, limit: int, kept: Sequence[Message], policy: ContextPolicy) -> str:
+        sentence = (
+            f"makes a prompt of {num_tokens:,} tokens; at most {limit:,} leave room for a reply in the "
+            f"model's context of {self._context_length:,}."
+        )
+        if sum(message.role != "system" for message in kept) <= 1:
+            return f"Your message {sentence} Shorten it."
+        if policy == "stop":
+            return (
+                f"The conversation with your message {sentence} The context policy is stop: begin a new one, "
+                "or let old messages go with /set context drop-oldest."
+            )
+        return (
+            f"Your message with the first question and its answer {sentence} Shorten it, or let those go "
+            "with /set context drop-oldest."
+        )
 
     def _template(self, messages: Sequence[Message]) -> list[int]:
         if self._tokenizer.chat_template is None:
@@ -67,10 +84,23 @@ class Prompter:
 
     def _apply_template(self, messages: Sequence[Message]) -> list[int]:
         conversation = [{"role": message.role, "content": message.content} for message in messages]
+        goes_on = messages[-1].role == "assistant"
         encoded = self._tokenizer.apply_chat_template(
-            conversation, add_generation_prompt=True, return_dict=True
+            conversation, add_generation_prompt=not goes_on, continue_final_message=goes_on, return_dict=True
         )
         return list(encoded["input_ids"])
+
+
+def _first_to_go(messages: Sequence[Message], policy: ContextPolicy) -> int | None:
+    """The place of the turn to drop, or None if none may go. The last question never may."""
+    if policy == "stop":
+        return None
+    last = max((i for i, message in enumerate(messages) if message.role == "user"), default=0)
+    places = [i for i, message in enumerate(messages[:last]) if message.role != "system"]
+    if policy == "keep-first":
+        # The first question and its answer stay: to go, a turn must begin after them.
+        places = [i for i in places if messages[i].role == "user"][1:]
+    return places[0] if places else None
 
 
 def _without_system_role(messages: Sequence[Message]) -> Sequence[Message]:

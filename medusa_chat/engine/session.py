@@ -21,8 +21,10 @@ from medusa_chat.decoding.planning import (
 from medusa_chat.decoding.proposing import dynamic_candidates, static_candidates
 from medusa_chat.decoding.tree import Tree, best_tree, expected_tokens, published_paths
 from medusa_chat.decoding.tuning import choose_tree_size, measure_sizes, measure_step
+from medusa_chat.engine.energy import energy_meter
 from medusa_chat.engine.opening import OnProgress, OpenModel, fetch, open_heads, open_model
 from medusa_chat.engine.prompt import Prompter
+from medusa_chat.engine.spans import SpanQueue
 from medusa_chat.engine.text import Detokenizer, StopScanner
 from medusa_chat.errors import OutOfMemory
 from medusa_chat.model.base import BaseModel
@@ -30,6 +32,7 @@ from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name, is_out_of_memory
 from medusa_chat.records import (
+    BASE_ORIGIN,
     BUILT_TREES,
     Chunk,
     EngineInfo,
@@ -82,6 +85,7 @@ class Session:
         }
         self._tree_size = choose_tree_size(self._step_seconds, expected) if heads is not None else 1
         self._chooser = SizeChooser(expected)
+        self._energy = energy_meter(base.device)
 
     @property
     def info(self) -> EngineInfo:
@@ -100,6 +104,7 @@ class Session:
             + self._context.cache.num_bytes,
             step_seconds=dict(self._step_seconds),
             remarks=self._remarks,
+            energy_source=self._energy.source,
         )
 
     def reply(self, messages: Sequence[Message]) -> Iterator[ReplyStarted | Chunk]:
@@ -111,22 +116,27 @@ class Session:
         """
         if self.options.drafting and self.options.tree not in BUILT_TREES:
             self._chosen_plan(self.options.tree)  # a wrong one is told before the prompt is read
-        prompt = self._prompter.render(messages, self.options.max_tokens)
+        prompt = self._prompter.render(messages, self.options.max_tokens, self.options.context)
         num_cached = self._context.reuse(prompt.ids)
         yield ReplyStarted(len(prompt.ids), num_cached, prompt.num_dropped)
         detokenizer, scanner = Detokenizer(self._tokenizer), StopScanner(self.options.stop)
+        spans = SpanQueue()
         for step in self._steps_in_memory(prompt.ids):
             if step.expected is not None:
                 self._chooser.observe(step.expected, len(step.ids))
             if step.outlook is not None:
                 self._chooser.see(step.outlook)
-            text = scanner.feed(detokenizer.feed(step.ids))
+            pieces = detokenizer.feed(step.ids)
+            for piece, origin in zip(pieces, step.origins, strict=True):
+                spans.add(len(piece), origin)
+            text = scanner.feed("".join(pieces))
             reason: FinishReason | None = "stop" if scanner.stopped else step.finish_reason
             if reason is None and self.cancelled:
                 reason = "cancelled"
             if reason is not None and reason != "stop":
                 text += scanner.flush()
-            yield Chunk(text, tuple(step.ids), self._stats(step), reason)
+            stats = self._stats(step, is_last=reason is not None)
+            yield Chunk(text, tuple(step.ids), stats, reason, spans.take(len(text)))
             if reason is not None:
                 return
 
@@ -202,8 +212,17 @@ class Session:
     def _best_tree(self, num_nodes: int) -> Tree:
         return best_tree(self._path_probability, num_nodes)
 
-    def _stats(self, step: Step) -> StepStats:
-        return StepStats(step.num_nodes, len(step.ids), step.seconds, len(self._context.ids))
+    def _stats(self, step: Step, *, is_last: bool) -> StepStats:
+        is_prefill = step.num_nodes == 0
+        return StepStats(
+            step.num_nodes,
+            len(step.ids),
+            step.seconds,
+            len(self._context.ids),
+            step.head_depth,
+            sum(origin > BASE_ORIGIN for origin in step.origins),
+            self._energy.mark() if is_prefill else self._energy.used(at_once=is_last),
+        )
 
 
 def eos_ids(base: BaseModel, tokenizer: Any) -> frozenset[int]:

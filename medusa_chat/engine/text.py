@@ -9,15 +9,15 @@ from tokenizers.decoders import DecodeStream
 
 
 class Detokenizer:
-    """Feeds ids one by one; an id that ends in the middle of a character yields nothing yet."""
+    """Takes ids one by one; an id that ends in the middle of a character yields nothing yet."""
 
     def __init__(self, tokenizer: Any) -> None:
         self._tokenizer = tokenizer.backend_tokenizer
         self._stream = DecodeStream(skip_special_tokens=True)
 
-    def feed(self, ids: Iterable[int]) -> str:
-        """The text these ids complete."""
-        return "".join(self._stream.step(self._tokenizer, token) or "" for token in ids)
+    def feed(self, ids: Iterable[int]) -> list[str]:
+        """The text that each of these ids completes."""
+        return [self._stream.step(self._tokenizer, token) or "" for token in ids]
 
 
 class StopScanner:

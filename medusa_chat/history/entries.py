@@ -7,10 +7,16 @@ from dataclasses import dataclass
 from medusa_chat.history.excerpts import Excerpt
 from medusa_chat.records import Role
 
+BEGINNING = 0  # in place of a parent's id: no message stands before
+
 
 @dataclass(frozen=True, slots=True)
 class ConversationRecord:
-    """One conversation without its messages. title: printable, and empty until something gave it one."""
+    """One conversation without its messages. title: printable, and empty until something gave it one.
+
+    leaf_id: the last message of the branch on the screen; None for the newest. options: the sampling options
+    as JSON; None for the defaults of the settings.
+    """
 
     id: int
     title: str
@@ -19,6 +25,8 @@ class ConversationRecord:
     created_at: float
     updated_at: float
     pinned: bool
+    leaf_id: int | None
+    options: str | None
 
     @property
     def name(self) -> str:
@@ -28,9 +36,13 @@ class ConversationRecord:
 
 @dataclass(frozen=True, slots=True)
 class MessageRecord:
-    """One message. partial: it was never finished (streaming, stopped, or the program ended)."""
+    """One message. parent_id: the one before it on its branch; None for a first one.
+
+    partial: it was never finished (streaming, stopped, or the program ended).
+    """
 
     id: int
+    parent_id: int | None
     role: Role
     content: str
     partial: bool

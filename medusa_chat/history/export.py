@@ -1,4 +1,7 @@
-"""A conversation as a document: Markdown to read, or JSON for programs."""
+"""A conversation as a document: Markdown to read, or JSON for programs.
+
+Both take all its messages, in order of id, and hold the branch on the screen; JSON has the others beside it.
+"""
 
 from __future__ import annotations
 
@@ -10,6 +13,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from medusa_chat.errors import HistoryError
+from medusa_chat.history.branches import on_screen, places
 from medusa_chat.history.entries import ConversationRecord, MessageRecord
 from medusa_chat.printable import printable
 
@@ -29,32 +33,45 @@ def as_document(
 
 
 def as_markdown(conversation: ConversationRecord, messages: Sequence[MessageRecord]) -> str:
-    """A heading for each message, its text as it is but for control characters."""
+    """A heading for each message, its text as it is but for control characters.
+
+    A message that has alternatives says which of them it is.
+    """
     began = datetime.fromtimestamp(conversation.created_at).strftime("%Y-%m-%d %H:%M")
     parts = [f"# {conversation.name}", f"{printable(conversation.model)} · {began}"]
     if conversation.system:
         parts += ["## System", printable(conversation.system)]
-    for message in messages:
-        parts += [f"## {_SPEAKERS[message.role]}", printable(message.content).strip("\n")]
+    place_of = places(messages)
+    for message in on_screen(messages, conversation.leaf_id):
+        place = " ({} of {})".format(*place_of[message.id]) if message.id in place_of else ""
+        parts += [f"## {_SPEAKERS[message.role]}{place}", printable(message.content).strip("\n")]
         if message.partial:
             parts += ["*(not finished)*"]
     return "\n\n".join(parts) + "\n"
 
 
 def as_object(conversation: ConversationRecord, messages: Sequence[MessageRecord]) -> dict[str, Any]:
-    """What JSON holds of a conversation with its messages."""
+    """What JSON holds of a conversation. alternatives: the messages of other branches; parent_id says where
+    each belongs.
+    """
+    branch = on_screen(messages, conversation.leaf_id)
+    shown = {message.id for message in branch}
     return {
         **summary(conversation),
         "system": conversation.system,
-        "messages": [
-            {
-                "role": message.role,
-                "content": message.content,
-                "partial": message.partial,
-                "created_at": _iso(message.created_at),
-            }
-            for message in messages
-        ],
+        "messages": [_describe(message) for message in branch],
+        "alternatives": [_describe(message) for message in messages if message.id not in shown],
+    }
+
+
+def _describe(message: MessageRecord) -> dict[str, Any]:
+    return {
+        "id": message.id,
+        "parent_id": message.parent_id,
+        "role": message.role,
+        "content": message.content,
+        "partial": message.partial,
+        "created_at": _iso(message.created_at),
     }
 
 

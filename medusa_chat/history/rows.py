@@ -10,7 +10,7 @@ from medusa_chat.errors import ConversationNotFound
 from medusa_chat.history.entries import ConversationRecord
 from medusa_chat.history.titles import clean_title
 
-COLUMNS = "c.id, c.title, c.model, c.system, c.created_at, c.updated_at, c.pinned"
+COLUMNS = "c.id, c.title, c.model, c.system, c.created_at, c.updated_at, c.pinned, c.leaf_id, c.options"
 _MOST_ID = 2**63 - 1  # of SQLite
 
 
@@ -36,5 +36,7 @@ def find(db: sqlite3.Connection, conversation_id: int) -> ConversationRecord:
 
 def as_record(row: Sequence[Any]) -> ConversationRecord:
     """Of a row of COLUMNS."""
-    id, title, model, system, created_at, updated_at, pinned = row
-    return ConversationRecord(id, clean_title(title), model, system, created_at, updated_at, bool(pinned))
+    id, title, model, system, created_at, updated_at, pinned, *rest = row
+    return ConversationRecord(
+        id, clean_title(title), model, system, created_at, updated_at, bool(pinned), *rest
+    )

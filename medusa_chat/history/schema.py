@@ -51,4 +51,21 @@ MIGRATIONS: tuple[tuple[str, ...], ...] = (
             INSERT INTO title_text(rowid, title) VALUES (new.id, new.title);
         END""",
     ),
+    (
+        # The message before it on its branch; NULL for a first one. No cycle passes the check.
+        "ALTER TABLE message ADD COLUMN parent_id INTEGER CHECK (parent_id < id)",
+        """UPDATE message SET parent_id = (
+            SELECT max(before.id) FROM message AS before
+            WHERE before.conversation_id = message.conversation_id AND before.id < message.id
+        )""",
+        # The last message of the branch on the screen; NULL for the newest.
+        "ALTER TABLE conversation ADD COLUMN leaf_id INTEGER",
+        # JSON; NULL for the defaults of the settings.
+        "ALTER TABLE conversation ADD COLUMN options TEXT",
+        # NULL for a conversation that hasn't begun: any number of rows may have it, for all UNIQUE says.
+        """CREATE TABLE draft (
+            conversation_id INTEGER UNIQUE REFERENCES conversation(id) ON DELETE CASCADE,
+            content TEXT NOT NULL
+        )""",
+    ),
 )

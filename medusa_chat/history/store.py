@@ -6,7 +6,7 @@ import sqlite3
 import time
 
 from medusa_chat.errors import ConversationNotFound, HistoryError
-from medusa_chat.history import rows, searching
+from medusa_chat.history import branches, rows, searching, typed
 from medusa_chat.history.database import Database
 from medusa_chat.history.entries import ConversationRecord, MessageRecord, SearchHit
 from medusa_chat.history.titles import clean_title, title_of
@@ -36,19 +36,34 @@ class History(Database):
         with self._writing() as db:
             _change(db, conversation_id, "system = ?", system)
 
-    def add(self, conversation_id: int, role: Role, content: str, partial: bool = False) -> int:
-        """Appends a message and returns its id. The first exchange names the conversation.
+    def set_options(self, conversation_id: int, options: str | None) -> None:
+        """Replaces the conversation's sampling options, as JSON; None for the defaults of the settings."""
+        with self._writing() as db:
+            _change(db, conversation_id, "options = ?", options)
 
-        A deleted conversation that goes on being written to is not deleted any more.
+    def add(
+        self,
+        conversation_id: int,
+        role: Role,
+        content: str,
+        partial: bool = False,
+        parent_id: int | None = None,
+    ) -> int:
+        """Puts a message after its parent and on the screen; returns its id.
+
+        parent_id: None for the end of the branch on the screen, BEGINNING for no message at all. The first
+        exchange names the conversation. A deleted one that goes on being written to isn't deleted any more.
         """
         now = time.time()
         with self._writing() as db:
             _change(db, conversation_id, "updated_at = ?, deleted_at = NULL", now)
+            parent = branches.find_parent(db, conversation_id, parent_id)
             row = db.execute(
-                "INSERT INTO message(conversation_id, role, content, partial, created_at) "
-                "VALUES (?, ?, ?, ?, ?)",
-                (conversation_id, role, content, partial, now),
+                "INSERT INTO message(conversation_id, parent_id, role, content, partial, created_at) "
+                "VALUES (?, ?, ?, ?, ?, ?)",
+                (conversation_id, parent, role, content, partial, now),
             )
+            _change(db, conversation_id, "leaf_id = ?", row.lastrowid)
             if not partial:
                 _name_after_exchange(db, conversation_id)
             return int(row.lastrowid or 0)
@@ -65,6 +80,17 @@ class History(Database):
             _change(db, row[0], "updated_at = ?", time.time())
             if not partial:
                 _name_after_exchange(db, row[0])
+
+    def set_leaf(self, conversation_id: int, message_id: int) -> None:
+        """Puts the branch on the screen that ends with this message."""
+        with self._writing() as db:
+            branches.require(db, conversation_id, message_id)
+            _change(db, conversation_id, "leaf_id = ?", message_id)
+
+    def save_draft(self, conversation_id: int | None, text: str) -> None:
+        """Keeps what is typed and not sent, '' for nothing; None: in a conversation that hasn't begun."""
+        with self._writing() as db:
+            typed.save_draft(db, conversation_id, text)
 
     def rename(self, conversation_id: int, title: str) -> None:
         """Gives a title, which then stays; control characters and line breaks are left out of it."""
@@ -121,14 +147,26 @@ class History(Database):
             )
 
     def messages(self, conversation_id: int) -> tuple[MessageRecord, ...]:
-        """The conversation's messages, oldest first."""
+        """Those of the branch on the screen, oldest first."""
         with self._reading() as db:
-            found = db.execute(
-                "SELECT id, role, content, partial, created_at FROM message "
-                "WHERE conversation_id = ? ORDER BY id",
-                (conversation_id,),
-            ).fetchall()
-        return tuple(MessageRecord(id, role, text, bool(part), at) for id, role, text, part, at in found)
+            found = branches.all_messages(db, conversation_id)
+            leaf = db.execute("SELECT leaf_id FROM conversation WHERE id = ?", (conversation_id,)).fetchone()
+        return branches.on_screen(found, leaf and leaf[0])
+
+    def all_messages(self, conversation_id: int) -> tuple[MessageRecord, ...]:
+        """Those of every branch, in order of id."""
+        with self._reading() as db:
+            return branches.all_messages(db, conversation_id)
+
+    def draft(self, conversation_id: int | None) -> str:
+        """What `save_draft` has kept, or ''."""
+        with self._reading() as db:
+            return typed.draft(db, conversation_id)
+
+    def questions(self, limit: int) -> tuple[str, ...]:
+        """The user's latest messages in all conversations, newest first, each once."""
+        with self._reading() as db:
+            return typed.questions(db, limit)
 
     def search(self, query: str, limit: int = 20) -> tuple[SearchHit, ...]:
         """Conversations whose title, or a message of which, holds every word; the last may be a start.

@@ -9,6 +9,7 @@ from typing import Any, get_args
 
 import torch
 
+from medusa_chat.footprint import HALF, matrix_bytes
 from medusa_chat.model.head_files import are_heads, build_heads, find_head_tensors
 from medusa_chat.model.head_layouts import LAYOUTS
 from medusa_chat.model.head_tensors import HeadTensors
@@ -17,9 +18,6 @@ from medusa_chat.model.weight_files import MODEL_FILES, find_weight_files, open_
 from medusa_chat.records import Quantization
 
 Report = dict[str, Any]
-_HALF = 2  # bytes of a weight that is not quantised
-_NF4_BLOCK = 64  # weights to a scale
-_SCALE = 4  # bytes
 _KEPT_WHOLE = ("embed", "wte", "wpe", "lm_head")  # in the names of what bitsandbytes leaves alone
 
 
@@ -51,7 +49,7 @@ def _describe_heads(found: HeadTensors) -> Report:
         "hidden_size": heads.hidden_size,
         "dtype": _dtypes(found.used),
         "parameters": sum(tensor.numel() for tensor in heads.parameters()),
-        "memory_bytes": _HALF * sum(tensor.numel() for tensor in heads.parameters()),
+        "memory_bytes": HALF * sum(tensor.numel() for tensor in heads.parameters()),
         "fits": {
             "base": heads.config.get("base_model_name_or_path"),
             "fingerprint": heads.config.get("base_fingerprint"),
@@ -115,13 +113,10 @@ def _memory(tensors: Mapping[str, torch.Tensor], *, is_quantised: bool) -> dict[
 
 def _num_bytes(name: str, tensor: torch.Tensor, quantization: Quantization) -> int:
     """Of a weight in memory, as bitsandbytes holds it; whole weights in 16 bits."""
-    count = tensor.numel()
-    whole = tensor.ndim != 2 or any(part in name for part in _KEPT_WHOLE)
-    if quantization == "none" or whole:
-        return _HALF * count
-    if quantization == "8bit":
-        return count + _SCALE * tensor.shape[0]
-    return count // 2 + _SCALE * (count // _NF4_BLOCK)
+    if tensor.ndim != 2 or any(part in name for part in _KEPT_WHOLE):
+        return HALF * tensor.numel()
+    rows, columns = tensor.shape
+    return matrix_bytes(rows, columns, quantization)
 
 
 def _dtypes(tensors: Mapping[str, torch.Tensor]) -> str:

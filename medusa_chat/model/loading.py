@@ -15,10 +15,10 @@ import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from medusa_chat.errors import CheckpointError, OutOfMemory, UnsupportedModel
+from medusa_chat.footprint import BYTES_PER_WEIGHT
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
 from medusa_chat.records import Device, DType, Quantization
-from medusa_chat.registry import BYTES_PER_WEIGHT
 
 
 def pick_device(device: Device) -> torch.device:

@@ -13,12 +13,15 @@ from textual.pilot import Pilot
 
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.chat_view import ChatView
+from medusa_chat.app.models.desk import ToFetch
 from medusa_chat.app.reply_text import ReplyText
 from medusa_chat.app.turns import Notice, UserTurn
 from medusa_chat.engine.process import EngineProcess
 from medusa_chat.history import History
 from medusa_chat.records import LoadRequest
 from medusa_chat.settings import Settings
+from tests.checkpoints.conftest import hub as hub
+from tests.checkpoints.conftest import index as index
 
 WORKER = (sys.executable, str(Path(__file__).parent.parent / "scripted_worker.py"))
 
@@ -97,7 +100,8 @@ OpenChat = Callable[..., AbstractAsyncContextManager[Chat]]
 
 @pytest.fixture
 def open_chat(home: Path) -> OpenChat:
-    """open_chat(size=…, resume=…, history=…, wait=…, settings=…, request=…, command=…) -> a running Chat."""
+    """open_chat(size=…, resume=…, history=…, wait=…, settings=…, request=…, command=…,
+    to_fetch=…) -> a running Chat."""
 
     @asynccontextmanager
     async def opened(
@@ -108,11 +112,17 @@ def open_chat(home: Path) -> OpenChat:
         settings: Settings | None = None,
         request: LoadRequest | None = None,
         command: Sequence[str] = WORKER,
+        to_fetch: ToFetch = lambda request: None,
     ) -> AsyncIterator[Chat]:
         engine = EngineProcess(command=command)
         history = history or History()
         app = MedusaApp(
-            settings or Settings(), request or LoadRequest("smollm2-135m"), engine, history, resume
+            settings or Settings(),
+            request or LoadRequest("smollm2-135m"),
+            engine,
+            history,
+            resume,
+            to_fetch,
         )
         try:
             async with app.run_test(size=size) as pilot:

@@ -6,6 +6,7 @@ import pytest
 
 from medusa_chat.app import notifying
 from medusa_chat.app.notifying import Notifier, notification
+from tests.app.conftest import OpenChat
 
 
 @pytest.mark.parametrize(
@@ -41,3 +42,21 @@ def test_a_title_cannot_end_the_sequence_or_begin_another() -> None:
     shown = notification("a\x1b\\\x07b;c\n\x9cd" + "x" * 500, {})
     assert shown == "\a\x1b]9;medusa-chat: The answer is there: a\\b,c d" + "x" * 73 + "\x1b\\"
     assert notification("", {}).endswith("The answer is there.\x1b\\")
+
+
+async def test_the_chat_tells_who_is_looking_elsewhere(
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(notifying, "_SECONDS_WORTH_A_SIGN", 0.0)
+    async with open_chat() as chat:
+        written: list[str] = []
+        monkeypatch.setattr(chat.app._notifier, "_write", written.append)
+        await chat.send("roles")
+        await chat.until(lambda: chat.replies and not chat.app.is_answering)
+        assert written == []
+        await chat.send("endless")
+        await chat.until(lambda: len(chat.replies) == 2 and chat.replies[1])
+        chat.app.app_focus = False  # as a terminal's report has it
+        chat.app.talk.stop()
+        await chat.until(lambda: written)
+        assert "The answer is there: endless" in written[0]

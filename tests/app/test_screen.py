@@ -29,6 +29,23 @@ async def test_panel_shows_the_figures_of_the_reply(open_chat: OpenChat) -> None
         assert [line for line in room if line] == [line.rstrip() for line in chat.panel().splitlines()]
 
 
+async def test_panel_shows_heads_at_work(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        await chat.send("hello")
+        await chat.answered()
+        rows = [line[88:118] for line in chat.screen().splitlines()]
+        (heads,) = (number for number, row in enumerate(rows) if "Heads right" in row)
+        # The script's steps bring 2, 1, 3, 1, 2, 4, 1, 2 tokens: head 1 is right in five of eight.
+        shares = [row[16:].split()[-1] for row in rows[heads + 1 : heads + 5]]
+        numbers = [int(share.removesuffix("%")) for share in shares]
+        assert 50 < numbers[0] < 75
+        assert numbers == sorted(numbers, reverse=True)
+        panel = " ".join(chat.panel().split())
+        for label in ("First token 0.", "Accepted", "now", "avg"):
+            assert label in panel
+        assert "energy" not in panel  # nobody tells the script's
+
+
 async def test_panel_never_lays_out(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
         await chat.send("hello")
@@ -123,7 +140,6 @@ _REFUSED = {
     "/set temperature 9": "Temperature must lie between 0 and 5",
     "/set tempertaure 1": "Did you mean temperature?",
     "/set acceptance never": "acceptance takes exact or typical",
-    "/model": "/model takes a name: ",
     "/model smolm": "Did you mean smollm2-135m",
     "/retry": "The model is loaded already.",
 }

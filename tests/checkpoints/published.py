@@ -46,6 +46,12 @@ def as_safetensors(num_shards: int = 1) -> dict[str, bytes]:
     return {**_small_files(), **_shards("model", ".safetensors", num_shards, weights())}
 
 
+def as_one_large_file(num_bytes: int) -> dict[str, bytes]:
+    """A repository's files with about that much in its one file of weights, which are no model's."""
+    weight = torch.zeros(num_bytes // 2, dtype=torch.float16)
+    return {**_small_files(), "model.safetensors": save({"weight": weight}, {"format": "pt"})}
+
+
 def as_bin(num_shards: int = 1) -> dict[str, bytes]:
     """The same with its weights as pickles of PyTorch."""
     return {**_small_files(), **_shards("pytorch_model", ".bin", num_shards, weights())}

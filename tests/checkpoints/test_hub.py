@@ -151,12 +151,27 @@ def test_where_links_can_not_be_made_there_is_still_one_copy(
     assert sum(file.stat().st_size for file in weights) < sum(map(len, files.values())) + 100
 
 
+@pytest.mark.parametrize(
+    "variables",
+    [
+        {},
+        {"XDG_CACHE_HOME": "~/caches"},
+        {"HF_HOME": "$MARK/home"},
+        {"HUGGINGFACE_HUB_CACHE": "~/older", "HF_HOME": "/home-of-it"},
+        {"HF_HUB_CACHE": "~/$MARK", "HUGGINGFACE_HUB_CACHE": "/older", "HF_HOME": "/home-of-it"},
+    ],
+    ids=lambda variables: "-".join(variables) or "none",
+)
 def test_without_a_home_of_its_own_the_librarys_cache_is_used(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    variables: dict[str, str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.delenv("MEDUSA_CHAT_HOME")
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "theirs"))
-    assert hub_cache.cache_dir() == tmp_path / "theirs"
+    for name in ("XDG_CACHE_HOME", "HF_HOME", "HUGGINGFACE_HUB_CACHE", "HF_HUB_CACHE", "MEDUSA_CHAT_HOME"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in {"MARK": "mark", **variables}.items():
+        monkeypatch.setenv(name, value)
+    program = "from huggingface_hub import constants; print(constants.HF_HUB_CACHE)"
+    theirs = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert hub_cache.cache_dir() == Path(theirs.stdout.strip())
 
 
 def test_a_pinned_commit_is_asked_for_and_found_again(hub: SmallHub) -> None:

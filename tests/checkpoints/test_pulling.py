@@ -104,7 +104,7 @@ def test_a_pull_ends_in_a_checkpoint_that_transformers_loads(
     assert leftovers() == ["tiny"]
     assert checkpoints.is_local(spec)
     assert checkpoints.local_bytes(spec) > 36_000
-    assert seen[0] == LoadProgress("Downloading tiny-model==1.0", 0.0)
+    assert seen[0] == LoadProgress("Downloading tiny-model==1.0", 0.0, 80_000)
     model = AutoModelForCausalLM.from_pretrained(folder)
     assert model.dtype == torch.bfloat16
     assert model.config.max_position_embeddings == 128

@@ -9,9 +9,8 @@ from pathlib import Path
 import pytest
 
 from medusa_chat.decoding.chosen_tree import asked_size, check_heads_reach, check_tree, chosen_tree
-from medusa_chat.decoding.published_trees import PUBLISHED_TREES
 from medusa_chat.errors import UsageError
-from medusa_chat.records import SamplingOptions
+from medusa_chat.records import PUBLISHED_TREES, SamplingOptions
 
 NODES_PER_DEPTH = {
     "mc_sim_7b_63": [10, 28, 23, 2],

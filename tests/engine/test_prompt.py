@@ -11,7 +11,7 @@ from transformers import AutoTokenizer, PreTrainedTokenizerFast
 
 from medusa_chat.engine.prompt import Prompter
 from medusa_chat.errors import PromptTooLong, UnsupportedModel
-from medusa_chat.records import Message
+from medusa_chat.records import ContextPolicy, Message
 from medusa_chat.registry import TEMPLATES_DIR
 
 SYSTEM = Message("system", "Be brief.")
@@ -131,7 +131,58 @@ def test_a_message_that_alone_is_too_long_is_refused(tokenizer: Any) -> None:
         Prompter(tokenizer, 256).render([SYSTEM, Message("user", "word " * 500)], 64)
 
 
+def test_keep_first_lets_the_middle_go(tokenizer: Any) -> None:
+    messages = conversation(6)
+    prompt = Prompter(tokenizer, 320).render(messages, 64, "keep-first")
+    text = tokenizer.decode(prompt.ids)
+    assert len(prompt.ids) <= 256
+    assert prompt.num_dropped > 0
+    assert prompt.num_dropped % 2 == 0
+    for kept in ("Be brief.", "Question 0", "Question 5", "The last question?"):
+        assert kept in text
+    assert "Question 1" not in text
+    assert Prompter(tokenizer, 8192).render(messages, 64, "keep-first").num_dropped == 0
+
+
+def test_keep_first_says_when_the_first_turn_is_what_leaves_no_room(tokenizer: Any) -> None:
+    messages = [Message("user", "why " * 200), Message("assistant", "so"), Message("user", "And?")]
+    with pytest.raises(PromptTooLong, match=r"with the first question and its answer .* drop-oldest\."):
+        Prompter(tokenizer, 256).render(messages, 64, "keep-first")
+    assert Prompter(tokenizer, 256).render(messages, 64).num_dropped == 2
+
+
+def test_stop_refuses_and_says_what_to_do(tokenizer: Any) -> None:
+    with pytest.raises(PromptTooLong, match=r"at most 192 leave room .* is stop: begin a new one, or let"):
+        Prompter(tokenizer, 256).render(conversation(6), 64, "stop")
+    assert Prompter(tokenizer, 8192).render(conversation(6), 64, "stop").num_dropped == 0
+
+
+@pytest.mark.parametrize("policy", ["drop-oldest", "keep-first", "stop"])
+def test_one_message_alone_is_to_be_shortened_whatever_the_policy(
+    tokenizer: Any, policy: ContextPolicy
+) -> None:
+    with pytest.raises(PromptTooLong, match=r"^Your message makes .* Shorten it\.$"):
+        Prompter(tokenizer, 256).render([SYSTEM, Message("user", "word " * 500)], 64, policy)
+
+
 def test_no_template_no_chat(tokenizer: Any) -> None:
     tokenizer.chat_template = None
     with pytest.raises(UnsupportedModel, match="no chat template"):
         Prompter(tokenizer, 256).render([Message("user", "Hi")], 64)
+
+
+@pytest.mark.parametrize("begun", ["The lighthouse", "One\n\n", "It was ", "```python\nprint(1)\n"])
+def test_a_reply_is_gone_on_with_where_it_ended(tokenizer: Any, begun: str) -> None:
+    prompter = Prompter(tokenizer, 2048)
+    question = [SYSTEM, Message("user", "Tell me.")]
+    ids = prompter.render([*question, Message("assistant", begun)], 100).ids
+    assert tokenizer.decode(ids) == tokenizer.decode(prompter.render(question, 100).ids) + begun
+
+
+def test_neither_the_reply_that_is_gone_on_with_nor_its_question_is_dropped(tokenizer: Any) -> None:
+    long = [Message("user", "word " * 150), Message("assistant", "Yes."), *TURNS[:2]]
+    prompt = Prompter(tokenizer, 200).render(long, 10)
+    assert prompt.num_dropped == 2
+    assert "Hello!" in tokenizer.decode(prompt.ids)
+    with pytest.raises(PromptTooLong):
+        Prompter(tokenizer, 200).render([*TURNS[:1], Message("assistant", "word " * 250)], 10)

@@ -5,18 +5,29 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from medusa_chat.bench.speed import OWN_PROMPTS
 from medusa_chat.engine import session as session_module
+from medusa_chat.engine.energy import EnergyMeter
 from medusa_chat.engine.opening import open_heads, open_model
 from medusa_chat.engine.session import Session
-from medusa_chat.errors import HeadsMismatch, ModelNotFound, OutOfMemory, UnsupportedModel, UsageError
+from medusa_chat.errors import (
+    HeadsMismatch,
+    ModelNotFound,
+    OutOfMemory,
+    PromptTooLong,
+    UnsupportedModel,
+    UsageError,
+)
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.prompt_file import read_prompt_file
 from medusa_chat.records import (
+    BASE_ORIGIN,
+    LOOKUP_ORIGIN,
     Chunk,
     DType,
     LoadRequest,
@@ -132,6 +143,50 @@ def test_ends_at_eos_without_showing_it(session: Session) -> None:
     assert "<|" not in text(chunks)
 
 
+def test_the_origin_of_each_character_is_told(session: Session) -> None:
+    question = [Message("user", "Repeat this line ten times: The cat sat on the mat. Äpfel 🙂!")]
+    kinds: set[int] = set()
+    for stop in ((), ("mat. Ä",), ("never said",)):
+        chunks = reply(session, question, replace(GREEDY, tree_size=16, stop=stop))
+        for chunk in chunks:
+            assert sum(length for length, _ in chunk.spans) == len(chunk.text)
+            assert chunk.step.heads_kept <= min(chunk.step.head_depth, len(chunk.ids))
+            kinds |= {origin for _, origin in chunk.spans}
+        assert chunks[0].spans == ((len(chunks[0].text), BASE_ORIGIN),)
+        assert chunks[0].step.head_depth == 0
+    assert {BASE_ORIGIN, 1, LOOKUP_ORIGIN} <= kinds <= {LOOKUP_ORIGIN, *range(session.info.num_heads + 1)}
+
+
+@pytest.mark.parametrize("options", [{"drafting": False}, {"tree": "static", "tree_size": 16}])
+def test_origins_where_nothing_is_looked_up(session: Session, options: dict[str, Any]) -> None:
+    for chunk in reply(session, QUESTION, replace(GREEDY, **options)):
+        step = chunk.step
+        # The last step may be cut, and then has no token of the base model's own.
+        assert step.heads_kept == len(chunk.ids) - 1 or chunk.finish_reason == "length"
+        assert (step.head_depth > 0) == (step.num_nodes > 1)
+        assert all(origin >= BASE_ORIGIN for _, origin in chunk.spans)
+
+
+def test_energy_is_read_at_the_beginning_and_at_the_end_of_a_reply(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(session, "_energy", EnergyMeter("package", CountingCounter()))
+    monkeypatch.setattr("medusa_chat.engine.energy._SECONDS_BETWEEN_READINGS", 1e9)
+    assert session.info.energy_source == "package"
+    joules = [chunk.step.joules for chunk in reply(session, QUESTION, GREEDY)]
+    assert (joules[0], joules[-1]) == (0.0, 1.0)  # one joule at each reading
+    assert set(joules[1:-1]) == {None}
+
+
+class CountingCounter:
+    def __init__(self) -> None:
+        self._joules = 0.0
+
+    def read(self) -> float:
+        self._joules += 1.0
+        return self._joules
+
+
 def test_stop_strings_end_a_reply(session: Session) -> None:
     whole = text(reply(session, QUESTION, GREEDY))
     stop = whole[20:26]
@@ -230,3 +285,15 @@ def test_twenty_prompts_are_answered_alike_at_every_tree_size(
             if ids(reply(session, messages, replace(options, tree_size=tree_size))) != plain
         ]
     assert not different
+
+
+def test_the_options_say_what_a_full_context_does(session: Session) -> None:
+    turn = [Message("user", "why " * 3000), Message("assistant", "so")]
+    session.options = replace(GREEDY, max_tokens=2)
+    full = [*turn, *turn, *turn, *QUESTION]
+    started = next(iter(session.reply(full)))
+    assert isinstance(started, ReplyStarted)
+    assert started.num_dropped > 0
+    session.options = replace(GREEDY, max_tokens=2, context="stop")
+    with pytest.raises(PromptTooLong, match="The context policy is stop"):
+        next(iter(session.reply(full)))

@@ -1,0 +1,1 @@
+"""Models inside the app: the list to choose from, downloads, the first run."""

@@ -1,0 +1,101 @@
+"""All there is to know of a model before it is loaded: from the registry, the disk, this machine's memory."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal, get_args
+
+from medusa_chat import checkpoints
+from medusa_chat.checkpoints.plans import PullPlan, plan_pull
+from medusa_chat.checkpoints.soundness import HEADS_FILES
+from medusa_chat.footprint import HALF, kv_bytes_of, weights_bytes
+from medusa_chat.machine import Memory
+from medusa_chat.records import Quantization
+from medusa_chat.registry import HubSource, ModelSpec, load_registry, resolve
+
+HeadsState = Literal["none", "shipped", "own", "here", "hub", "missing"]
+WIDEST_FIRST: tuple[Quantization, ...] = tuple(reversed(get_args(Quantization)))
+JUDGED_CONTEXT = 4096  # tokens whose keys and values must fit too
+
+
+@dataclass(frozen=True, slots=True)
+class Entry:
+    """model: what to load it by. plan: of the pull that it needs, if any. bytes_on_disk: of the base model.
+    heads_bytes, num_weights, kv_bytes (of a token): in memory, as far as known.
+    """
+
+    model: str
+    spec: ModelSpec
+    plan: PullPlan | None
+    bytes_on_disk: int
+    heads: HeadsState
+    heads_bytes: int
+    num_weights: int | None
+    kv_bytes: int | None
+
+    @property
+    def context(self) -> int:
+        """Tokens of it that are judged."""
+        return min(self.spec.context or JUDGED_CONTEXT, JUDGED_CONTEXT)
+
+    def memory_bytes(self, quantization: Quantization, number_bytes: int = HALF) -> int | None:
+        """About what weights, heads and a context take; None where the number of weights isn't known."""
+        if self.num_weights is None:
+            return None
+        context_bytes = self.context * (self.kv_bytes or 0)
+        rest = (self.heads_bytes + context_bytes) * number_bytes // HALF
+        return weights_bytes(self.num_weights, quantization, number_bytes) + rest
+
+    def fitting(self, memory: Memory, freed: int = 0) -> tuple[Quantization, ...] | None:
+        """At which quantisations it fits, widest first; None where that isn't known. freed: bytes that are
+        free once the model that is loaded now is dropped.
+        """
+        needed = {kind: self.memory_bytes(kind, memory.number_bytes) for kind in WIDEST_FIRST}
+        if None in needed.values():
+            return None
+        room = min(memory.free + freed, memory.total)
+        return tuple(kind for kind, size in needed.items() if size is not None and size <= room)
+
+
+def read_catalogue() -> tuple[Entry, ...]:
+    """Of all models known by name. Raises UsageError for a malformed models.toml of the user's."""
+    return tuple(describe(name, spec) for name, spec in load_registry().items())
+
+
+def find_entry(model: str) -> Entry:
+    """Of a name, a folder or OWNER/NAME on the hub. Raises ModelNotFound."""
+    return describe(model, resolve(model))
+
+
+def describe(model: str, spec: ModelSpec) -> Entry:
+    """Reads headers on the disk and no weights; asks nobody."""
+    place = spec.heads_place
+    on_disk = checkpoints.local_bytes(spec)
+    return Entry(
+        model=model,
+        spec=spec,
+        plan=plan_pull(spec, place),
+        bytes_on_disk=on_disk,
+        heads=_heads_state(spec, place),
+        heads_bytes=spec.heads_bytes or _bytes_of_heads(place),
+        num_weights=spec.parameters or (on_disk // HALF or None),
+        kv_bytes=spec.kv_bytes or kv_bytes_of(checkpoints.find_config(spec)),
+    )
+
+
+def _heads_state(spec: ModelSpec, place: Path | HubSource | None) -> HeadsState:
+    if place is None or spec.heads is None:
+        return "none"
+    here = checkpoints.heads_are_here(place)
+    if isinstance(place, HubSource):
+        return "here" if here else "hub"
+    if not here:
+        return "missing"
+    return "shipped" if spec.heads.startswith("package:") else "own"
+
+
+def _bytes_of_heads(place: Path | HubSource | None) -> int:
+    if not isinstance(place, Path):
+        return 0
+    return next((file.stat().st_size for name in HEADS_FILES if (file := place / name).is_file()), 0)

@@ -1,0 +1,49 @@
+"""What a model takes in memory: weights, heads, keys and values. No torch here: the app asks as well."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from medusa_chat.records import Quantization
+
+# What a weight takes in memory; 4 bits have their scales beside them.
+BYTES_PER_WEIGHT: Mapping[Quantization, float] = {"4bit": 0.56, "8bit": 1.0, "none": 2.0}
+HALF = 2  # bytes of a number in 16 bits
+_NF4_BLOCK = 64  # weights to a scale
+_SCALE = 4  # bytes
+
+
+def weights_bytes(num_weights: int, quantization: Quantization, number_bytes: int = HALF) -> int:
+    """About, of a whole model. number_bytes: of what is not quantised."""
+    per_weight = number_bytes if quantization == "none" else BYTES_PER_WEIGHT[quantization]
+    return round(num_weights * per_weight)
+
+
+def matrix_bytes(rows: int, columns: int, quantization: Quantization, number_bytes: int = HALF) -> int:
+    """Of one linear's weights, as bitsandbytes holds them: 4-bit blocks have a scale each, 8-bit rows one."""
+    count = rows * columns
+    match quantization:
+        case "4bit":
+            return count // 2 + _SCALE * (count // _NF4_BLOCK)
+        case "8bit":
+            return count + _SCALE * rows
+        case "none":
+            return number_bytes * count
+
+
+def kv_bytes_of(config: Mapping[str, Any]) -> int | None:
+    """Of one token's keys and values in 16 bits, told from a transformers config; None if it can't be."""
+    inner = config.get("text_config")
+    text = {**config, **inner} if isinstance(inner, dict) else config
+    layers, heads = text.get("num_hidden_layers"), text.get("num_attention_heads")
+    kv_heads = text.get("num_key_value_heads") or heads
+    head_dim = text.get("head_dim") or _ratio(text.get("hidden_size"), heads)
+    numbers = (layers, kv_heads, head_dim)
+    if not all(isinstance(number, int) and number > 0 for number in numbers):
+        return None
+    return 2 * HALF * layers * kv_heads * head_dim  # type: ignore[operator]
+
+
+def _ratio(whole: Any, part: Any) -> int | None:
+    return whole // part if isinstance(whole, int) and isinstance(part, int) and part > 0 else None
