@@ -11,7 +11,7 @@ from functools import partial
 
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.collecting import collect_when_quiet
-from medusa_chat.app.models.first_run import to_fetch
+from medusa_chat.app.models.first_run import fetch_nothing, to_fetch
 from medusa_chat.app.plain_letters import use_plain_letters
 from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
 from medusa_chat.history import History
@@ -25,17 +25,21 @@ def run_app(
     settings: Settings,
     request: LoadRequest,
     resume: bool = False,
-    engine_command: Sequence[str] = WORKER_COMMAND,
+    engine_command: Sequence[str] | None = None,
 ) -> int:
-    """Opens the chat and returns its exit status. resume: go on with the latest conversation."""
+    """Opens the chat and returns its exit status. resume: go on with the latest conversation.
+    engine_command: of an engine that fetches no models, in place of the real one.
+    """
     use_plain_letters(sys.__stderr__)  # which Textual draws on
     return asyncio.run(_run(settings, request, resume, engine_command))
 
 
-async def _run(settings: Settings, request: LoadRequest, resume: bool, engine_command: Sequence[str]) -> int:
-    engine = EngineProcess(engine_command)
-    history = History()
-    app = MedusaApp(settings, request, engine, history, resume, to_fetch)
+async def _run(
+    settings: Settings, request: LoadRequest, resume: bool, engine_command: Sequence[str] | None
+) -> int:
+    engine, history = EngineProcess(engine_command or WORKER_COMMAND), History()
+    ask_about = to_fetch if engine_command is None else fetch_nothing
+    app = MedusaApp(settings, request, engine, history, resume, ask_about)
     collecting = asyncio.create_task(
         collect_when_quiet(lambda: None if app.is_answering else app.prompt.text)
     )

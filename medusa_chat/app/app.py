@@ -25,6 +25,7 @@ from medusa_chat.app.keys import bindings
 from medusa_chat.app.loader import Loader
 from medusa_chat.app.messages import ConversationRead
 from medusa_chat.app.models.desk import ModelDesk, ToFetch
+from medusa_chat.app.models.first_run import fetch_nothing
 from medusa_chat.app.models.screen import ModelsScreen
 from medusa_chat.app.notifying import Notifier
 from medusa_chat.app.panel import Panel
@@ -70,7 +71,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         engine: Engine,
         history: History,
         resume: bool = False,
-        to_fetch: ToFetch = lambda request: None,
+        to_fetch: ToFetch = fetch_nothing,
     ) -> None:
         """to_fetch: what the user is asked about before it is fetched; else the engine fetches it unasked.
 

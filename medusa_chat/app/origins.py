@@ -10,8 +10,8 @@ from medusa_chat.app.conversation import Piece
 from medusa_chat.printable import printable
 from medusa_chat.records import BASE_ORIGIN, LOOKUP_ORIGIN, Chunk
 
-_HEADS = ("$success", "$primary", "$warning", "$accent", "$error")
-_LOOKUP = "$secondary italic"
+_HEADS = ("$success", "$primary", "$warning", "$error", "$success 55%")
+_LOOKUP = "$foreground 60% italic"
 
 
 def pieces_of(chunks: Iterable[Chunk]) -> Iterator[Piece]:
@@ -38,7 +38,7 @@ def coloured(pieces: Iterable[Piece]) -> Content:
 
 
 def legend(pieces: Sequence[Piece]) -> Content:
-    """What the colours of these pieces mean, with each one's share of the characters."""
+    """What the colours of these pieces mean, with each one's share of the characters; short, for one line."""
     lengths: dict[int, int] = {}
     for text, origin in pieces:
         lengths[origin] = lengths.get(origin, 0) + len(text)
@@ -51,4 +51,4 @@ def legend(pieces: Sequence[Piece]) -> Content:
 
 
 def _name(origin: int) -> str:
-    return {BASE_ORIGIN: "base model", LOOKUP_ORIGIN: "looked up"}.get(origin, f"head {origin}")
+    return {BASE_ORIGIN: "base", 1: "head 1", LOOKUP_ORIGIN: "looked up"}.get(origin, str(origin))

@@ -13,6 +13,7 @@ from textual.widgets import Static
 from medusa_chat.app import figures
 from medusa_chat.app.bars import horizontal_bar, sparkline
 from medusa_chat.app.meter import ReplyMeter
+from medusa_chat.app.origins import style_of
 from medusa_chat.printable import printable
 from medusa_chat.records import EngineInfo, LoadRequest, SamplingOptions
 
@@ -117,7 +118,7 @@ def _length_bars(meter: ReplyMeter, num_rows: int) -> list[Content]:
 def _head_bars(meter: ReplyMeter, num_heads: int, num_rows: int) -> list[Content]:
     """How often each head was right, of the steps that it drafted for; empty rows below the last head."""
     bars = [
-        _bar(str(head), meter.figures.hit_rate(head), "$accent")
+        _bar(str(head), meter.figures.hit_rate(head), style_of(head))
         for head in range(1, min(num_heads, num_rows) + 1)
     ]
     return bars + [Content(" " * _HALF)] * (num_rows - len(bars))

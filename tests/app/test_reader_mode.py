@@ -78,7 +78,7 @@ def test_commands_and_errors_are_lines(reader: Terminal, tmp_path: Path) -> None
     for line, answer in (
         ("/help", "/set OPTION VALUE: an exact value"),
         ("/set temperature 9", "Error: Temperature must lie between 0 and 5"),
-        ("/set temperature 0.5", "temperature is 0.5."),
+        ("/set temperature 0.5", "Set: temperature 0.5."),
         ("/plain", "Drafting is off."),
         ("/nonsense", "Error: There is no command /nonsense."),
         ("/rename Tides", "Error: There is nothing in this conversation yet."),

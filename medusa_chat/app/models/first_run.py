@@ -33,6 +33,11 @@ def to_fetch(request: LoadRequest) -> PullPlan | None:
         return None
 
 
+def fetch_nothing(_: LoadRequest) -> PullPlan | None:
+    """In place of to_fetch, for engines that need no model here."""
+    return None
+
+
 class FirstRunScreen(ModalScreen[bool]):
     """Enter gives True: fetch it. Esc and q give False."""
 
