@@ -37,6 +37,4 @@ def watch_until(terminal: Terminal, condition: Callable[[], object], seconds: fl
 
 if __name__ == "__main__":
     run = run_linear if "--screen-reader" in sys.argv else run_app
-    sys.exit(
-        run(load_settings(), LoadRequest("smollm2-135m"), "--continue" in sys.argv, engine_command=WORKER)
-    )
+    sys.exit(run(load_settings(), LoadRequest("scripted"), "--continue" in sys.argv, engine_command=WORKER))

@@ -149,7 +149,7 @@ def test_resized_to_nothing_and_back_while_a_reply_streams() -> None:
         terminal.press("\x1b")
         terminal.wait_for("stopped", _SECONDS)
         terminal.press("roles\r")
-        terminal.wait_for("roles: user=endless", _SECONDS)
+        terminal.wait_for("user=roles", _SECONDS)
         terminal.press("\x11")
         assert terminal.wait() == 0
     text = _stored()[1][1]

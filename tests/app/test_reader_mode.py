@@ -38,7 +38,7 @@ def test_answer_comes_in_whole_lines_and_is_kept(reader: Terminal) -> None:
     reader.press("How does it work?\r")
     drawn = reader.read_until("times as fast as plain.", _SECONDS)
     lines = [line for line in drawn.splitlines() if line]
-    assert lines[1:3] == ["Answer:", "# Tree drafting"]
+    assert lines[lines.index("Answer:") + 1] == "# Tree drafting"
     assert "Medusa heads *guess* the next tokens, and the base model **verifies** them in one pass:" in lines
     assert "> Same words, fewer steps." in lines
     assert lines[-1].startswith("Answer finished, ")

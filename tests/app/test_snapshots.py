@@ -7,12 +7,15 @@ in _frozen.
 
 from __future__ import annotations
 
+from medusa_chat.app.exchange import Exchange
 from tests.app.conftest import Chat, OpenChat
 from tests.app.snapshots import assert_pictured
 
 
 async def _frozen(chat: Chat) -> None:
     chat.app.prompt.cursor_blink = False
+    chat.app.talk.meter.first_token_seconds = 0.1
+    chat.app.talk.post_message(Exchange.Measured())
     await chat.settle()
     await chat.pilot.pause(0.3)  # what is drawn a frame later
 
