@@ -6,6 +6,7 @@ its room inside.
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -122,12 +123,15 @@ def _open_app(overrides: dict[str, Any], heads: str | None, resume: bool) -> int
     resolve(settings.model)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError('The chat needs a terminal. Without one, use `medusa-chat say "…"`.')
-    from medusa_chat.app import run_app
-    from medusa_chat.app.linear import run_linear
-
     request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
-    in_lines = settings.screen_reader or os.environ.get("TERM") == "dumb"  # one that can't move its cursor
-    return (run_linear if in_lines else run_app)(settings, request, resume)
+    if settings.screen_reader or os.environ.get("TERM") == "dumb":  # one that can't move its cursor
+        from medusa_chat.app.linear import run_linear
+
+        return run_linear(settings, request, resume)
+    gc.disable()  # a tenth of the start; the app collects when it has the time
+    from medusa_chat.app import run_app
+
+    return run_app(settings, request, resume)
 
 
 if __name__ == "__main__":

@@ -21,6 +21,7 @@ async def collect_when_quiet(activity: Callable[[], object]) -> None:
     activity: what differs from one second to the next while something is; None while a reply streams.
     """
     await asyncio.sleep(_SECONDS_BETWEEN_LOOKS)  # after the first picture
+    gc.enable()
     gc.collect()
     gc.freeze()  # what is imported stays: there is no use in looking at it again
     youngest, middle, _ = gc.get_threshold()

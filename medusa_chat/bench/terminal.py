@@ -73,34 +73,51 @@ class Terminal:
 
     def wait_for(self, text: str, seconds: float) -> float:
         """The time when the text had been drawn since the last wait. Raises TerminalError."""
-        self.read_until(text, seconds)
-        return time.perf_counter()
+        return self.times_of((text,), seconds)[0]
+
+    def times_of(self, texts: Sequence[str], seconds: float) -> list[float]:
+        """As wait_for, of texts drawn one after the other, or at once."""
+        times = []
+        for text in texts:
+            self._draw(text, seconds)
+            times.append(time.perf_counter())
+        self._drawn = b""
+        return times
 
     def read_until(self, text: str, seconds: float) -> str:
         """What has been drawn since the last wait, up to the text or somewhat further."""
+        self._draw(text, seconds)
+        drawn = self.text.decode(errors="replace")
+        self._drawn = b""
+        return drawn
+
+    def _draw(self, text: str, seconds: float) -> None:
         deadline = time.perf_counter() + seconds
         wanted = text.encode()
         while wanted not in self.text:
             if time.perf_counter() > deadline or not self._read(1.0):
-                raise TerminalError(f"{text!r} was not drawn. The last that was: {self.text[-500:]!r}")
-        drawn = self.text.decode(errors="replace")
-        self._drawn = b""
-        return drawn
+                raise self._error(text)
 
     def wait_for_key(self, key: str, seconds: float) -> float:
         """As wait_for, for one character: fast, so that looking for it weighs nothing in what is timed."""
         wanted, tail = key.encode(), b""
         deadline = time.perf_counter() + seconds
         while time.perf_counter() < deadline:
-            before = len(self._drawn)
+            self._drawn = tail
             if not self._read(1.0):
                 break
-            if wanted in tail + self._drawn[before:]:
+            if wanted in self._drawn:
                 now = time.perf_counter()
                 self._drawn = b""
                 return now
             tail = self._drawn[-len(wanted) :]
-        raise TerminalError(f"{key!r} was not drawn.")
+        raise self._error(key)
+
+    def _error(self, text: str) -> TerminalError:
+        has_ended = "has ended" if self.process.poll() is not None else "goes on"
+        return TerminalError(
+            f"{text!r} was not drawn; the program {has_ended}. The last that was: {self.text[-500:]!r}"
+        )
 
     def watch(self, seconds: float) -> None:
         """Reads what is drawn for a while, as the program would wait for a terminal that doesn't."""

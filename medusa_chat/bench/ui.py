@@ -28,7 +28,8 @@ from medusa_chat.engine import wire
 from medusa_chat.history import History
 from medusa_chat.records import LoadProgress, LoadRequest, Message, SamplingOptions
 
-_LAST_DRAWN = "Quit"  # of the first picture: the footer's last key
+_FIRST_DRAWN = "Enter sends"  # the box, with the whole screen but the footer
+_LAST_DRAWN = "Quit"  # the footer's last key
 _QUIT = "\x11"  # Ctrl+Q
 _FIRST_KEY = 0x100  # from there on letters that are in no reply, so that a key is known when it is drawn
 _SECONDS_BETWEEN_KEYS = (0.08, 0.16)
@@ -79,7 +80,7 @@ def measure_ui(
     """The report that `bench ui --json` prints. Raises TerminalError where a program doesn't play along."""
     load_before = os.getloadavg()[0]
     on_progress(LoadProgress("Starting the chat"))
-    report: dict[str, Any] = {"start_seconds": measure_starts(programs.chat, extent.starts), "typing": {}}
+    report: dict[str, Any] = {"seconds_to": measure_starts(programs.chat, extent.starts), "typing": {}}
     for setting in SETTINGS:
         on_progress(LoadProgress(f"Typing in {setting.name}"))
         report["typing"][setting.name] = measure_typing(programs.scripted_chat, setting, extent.keys)
@@ -93,16 +94,18 @@ def measure_ui(
     }
 
 
-def measure_starts(command: Sequence[str], number: int) -> list[float]:
-    """Seconds from the start of the process until the whole first picture is drawn, of each start."""
-    seconds = []
+def measure_starts(command: Sequence[str], number: int) -> dict[str, float]:
+    """Median seconds from the start of the process until the first picture, and until all of it is drawn."""
+    first, whole = [], []
     with _home() as environment:
         for _ in range(number):
             with Terminal(command, environment) as terminal:
-                seconds.append(terminal.wait_for(_LAST_DRAWN, _SECONDS_TO_START) - terminal.started)
+                times = terminal.times_of((_FIRST_DRAWN, _LAST_DRAWN), _SECONDS_TO_START)
+                first.append(times[0] - terminal.started)
+                whole.append(times[1] - terminal.started)
                 terminal.press(_QUIT)  # the engine has hardly begun: nothing is fetched or loaded
                 terminal.wait()
-    return seconds
+    return {"first_picture": statistics.median(first), "whole_picture": statistics.median(whole)}
 
 
 def measure_typing(command: Sequence[str], setting: Setting, num_keys: int) -> dict[str, float]:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 import os
-import statistics
 from collections.abc import Iterator
 from typing import Any
 
@@ -42,6 +41,7 @@ def _as_text(report: dict[str, Any]) -> str:
             "",
             as_table(("", "goal", "measured", ""), rows),
             "",
+            f"the whole screen, footer included: {report['seconds_to']['whole_picture']:.2f} s",
             f"a reply streams at {report['tokens_per_second']} tokens/s; "
             f"the chat then takes {shares} of one core",
             f"the engine alone: {report['engine']['alone_tokens_per_second']:.0f} tokens/s, "
@@ -51,9 +51,9 @@ def _as_text(report: dict[str, Any]) -> str:
 
 
 def _rows(report: dict[str, Any]) -> Iterator[tuple[str, str, str, bool]]:
-    start = statistics.median(report["start_seconds"])
+    start = report["seconds_to"]["first_picture"]
     goal = f"< {_MOST_SECONDS_TO_START} s"
-    yield "until the screen is drawn", goal, f"{start:.2f} s", start < _MOST_SECONDS_TO_START
+    yield "until the first picture of the screen", goal, f"{start:.2f} s", start < _MOST_SECONDS_TO_START
     for name, typing in report["typing"].items():
         waits = f"{typing['p50_ms']:.0f} / {typing['p99_ms']:.0f} / {typing['worst_ms']:.0f} ms"
         is_met = typing["worst_ms"] <= _MOST_MS_OF_A_KEY
