@@ -23,9 +23,10 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from medusa_chat.app.at_words import AtWord, find_at_words
-from medusa_chat.app.sizes import file_size, lines
 from medusa_chat.errors import UsageError
 from medusa_chat.printable import printable
+from medusa_chat.quantities import lines
+from medusa_chat.quantities import size as size_of
 
 LARGEST_FILE = 2_000_000  # bytes: more than any context holds
 _BYTES_PER_TOKEN = 3.5
@@ -95,7 +96,7 @@ def _read_block(name: str) -> tuple[AttachedFile, str]:
     content = _decoded(name, _read_bytes(name))
     text = printable(content.replace("\r\n", "\n").replace("\r", "\n"))
     body = text if text.endswith("\n") or not text else f"{text}\n"
-    file = AttachedFile(printable(name), body.count("\n"), file_size(len(text.encode())))
+    file = AttachedFile(printable(name), body.count("\n"), size_of(len(text.encode())))
     longest = max(map(len, re.findall("`+", body)), default=0)
     fence = "`" * max(3, longest + 1)
     return file, f"\n\nAttached file: {file}\n{fence}\n{body}{fence}"
@@ -122,8 +123,8 @@ def _read_bytes(name: str) -> bytes:
 
 
 def _too_large(name: str, num_bytes: int) -> str:
-    limit = file_size(LARGEST_FILE)
-    return f"@{name} is too large ({file_size(num_bytes)}): files up to {limit} can be attached."
+    limit = size_of(LARGEST_FILE)
+    return f"@{name} is too large ({size_of(num_bytes)}): files up to {limit} can be attached."
 
 
 def _decoded(name: str, content: bytes) -> str:
@@ -142,7 +143,7 @@ def _check_room(files: list[AttachedFile], num_bytes: int, tokens_left: int) -> 
     if wanted <= tokens_left:
         return
     what = f"@{files[0].name} makes the message" if len(files) == 1 else "The files make the message"
-    fits = file_size(int(max(tokens_left, 0) * _BYTES_PER_TOKEN))
+    fits = size_of(int(max(tokens_left, 0) * _BYTES_PER_TOKEN))
     raise UsageError(
         f"{what} about {wanted:,} tokens long, and {max(tokens_left, 0):,} are left of the context: about "
         f"{fits} of text fit. Attach less, or begin a new conversation."

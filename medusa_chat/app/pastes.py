@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from medusa_chat.app.sizes import file_size, lines
+from medusa_chat.quantities import lines, size
 
 _LONGEST_UNFOLDED = 20_000
 _MOST_LINES_UNFOLDED = 200
@@ -21,8 +21,8 @@ class Pastes:
         num_lines = text.count("\n") + 1
         if len(text) <= _LONGEST_UNFOLDED and num_lines <= _MOST_LINES_UNFOLDED:
             return text
-        size = file_size(len(text.encode()))
-        placeholder = f"[pasted {len(self._folded) + 1}: {lines(num_lines)}, {size}]"
+        facts = f"{lines(num_lines)}, {size(len(text.encode()))}"
+        placeholder = f"[pasted {len(self._folded) + 1}: {facts}]"
         self._folded[placeholder] = text
         return placeholder
 

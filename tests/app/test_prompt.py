@@ -54,7 +54,7 @@ def test_large_texts_are_folded_and_come_back_whole() -> None:
     pastes = Pastes()
     assert pastes.fold("short\ntext") == "short\ntext"
     folded = pastes.fold(LOG)
-    assert folded == "[pasted 1: 5,000 lines, 93.9 kB]"
+    assert folded == "[pasted 1: 5,000 lines, 94 kB]"
     text = f"Why? {folded} And {pastes.fold('x' * 30_000)}"
     assert text.endswith("[pasted 2: 1 line, 30.0 kB]")
     assert pastes.unfold(text) == f"Why? {LOG} And {'x' * 30_000}"
@@ -100,7 +100,7 @@ async def test_texts_of_earlier_sessions_come_back_as_they_were_typed(open_chat:
         assert chat.app.prompt.text == f"@{__file__} what is it?"
         assert not chat.app.prompt.popup.is_open
         await chat.press("up")
-        assert chat.app.prompt.text == "[pasted 1: 5,000 lines, 93.9 kB]"
+        assert chat.app.prompt.text == "[pasted 1: 5,000 lines, 94 kB]"
 
 
 async def test_a_large_paste_is_folded_and_sent_whole(open_chat: OpenChat) -> None:
@@ -108,7 +108,7 @@ async def test_a_large_paste_is_folded_and_sent_whole(open_chat: OpenChat) -> No
         chat.app.prompt.insert("Why: ")
         chat.app.prompt.post_message(events.Paste(LOG.replace("\n", "\r\n") + "\x1b[31m"))
         await chat.settle()
-        assert chat.app.prompt.text == "Why: [pasted 1: 5,000 lines, 93.9 kB]"
+        assert chat.app.prompt.text == "Why: [pasted 1: 5,000 lines, 94 kB]"
         await chat.press("enter")
         await chat.until(lambda: chat.app.talk.conversation.turns)
         assert chat.app.talk.conversation.turns[0].content == f"Why: {LOG}[31m"
