@@ -102,7 +102,8 @@ class StepStats:
 
     head_depth: the deepest draft by a head, so that heads 1 to head_depth were asked. heads_kept: of the
     drafts accepted, those by heads, which come first. joules: that EngineInfo.energy_source has used since
-    the prefill; None where it was not read after this step.
+    the prefill; None where it was not read after this step. is_plain: nothing was asked for a draft, so that
+    the step took what plain decoding takes.
     """
 
     num_nodes: int
@@ -112,6 +113,7 @@ class StepStats:
     head_depth: int = 0
     heads_kept: int = 0
     joules: float | None = None
+    is_plain: bool = False
 
 
 @dataclass(frozen=True, slots=True)

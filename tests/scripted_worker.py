@@ -170,6 +170,7 @@ class ScriptedSession:
                 self._context_tokens,
                 head_depth=depth,
                 heads_kept=min(num_tokens - 1, depth),
+                is_plain=nodes == 1,
             )
             yield Chunk(text, tuple(range(num_tokens)), step, spans=_spans(text))
         yield Chunk("", (), StepStats(0, 0, 0.0, self._context_tokens), finish)

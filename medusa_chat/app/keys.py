@@ -80,6 +80,9 @@ CONVERSATIONS = (*TITLES, *SIDEBAR)
 _FIXED = (
     ("enter", "send"),
     ("ctrl+j,shift+enter", "new line"),
+    ("up,down", "what was sent before"),
+    ("tab", "complete a command, a model or a file"),
+    ("@file", "attach a text file"),
     ("pageup,pagedown", "scroll the chat"),
 )
 _FIXED_OF_MESSAGES = (

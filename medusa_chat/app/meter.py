@@ -13,7 +13,7 @@ from medusa_chat.statistics import ReplyStatistics
 
 _RECENT_STEPS = 64
 _SECONDS_OF_NOW = 1.0
-_STEPS_TO_TRUST = 16
+_STEPS_TO_TRUST = 4
 _STEPS_REMEMBERED = 1024  # of any kind: what was decoded longer ago tells little of the machine now
 _PLAIN_STEPS_REMEMBERED = 256
 # Steps of a reply took up to 1.6 times what they took at load while plain ones took no longer.
@@ -35,9 +35,10 @@ class PlainReference:
         self._num_steps = 0
         self._plain: deque[tuple[int, float]] = deque(maxlen=_PLAIN_STEPS_REMEMBERED)  # number, seconds
 
-    def add(self, step: StepStats, *, is_plain: bool) -> None:
+    def add(self, step: StepStats) -> None:
+        """A step of one node that isn't plain has asked the heads in vain, which takes its time."""
         self._num_steps += 1
-        if is_plain:
+        if step.is_plain:
             self._plain.append((self._num_steps, step.seconds))
 
     @property
@@ -83,10 +84,8 @@ class ReplyMeter:
         self.drafted = self.drafted or step.num_nodes > 1
         self.recent.append(step.num_tokens)
         self._keep_for_now(step)
-        # Where others draft, a step of one node may have asked the heads in vain, which takes its time.
-        is_plain = not self.drafted
-        self.plain.add(step, is_plain=is_plain)
-        if step.num_nodes in self.plain.at_load and (is_plain or step.num_nodes > 1):
+        self.plain.add(step)
+        if step.num_nodes in self.plain.at_load and (step.is_plain or step.num_nodes > 1):
             self._seconds += step.seconds
             self._seconds_at_load += self.plain.at_load[step.num_nodes]
 

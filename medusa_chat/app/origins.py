@@ -38,7 +38,7 @@ def coloured(pieces: Iterable[Piece]) -> Content:
 
 
 def legend(pieces: Sequence[Piece]) -> Content:
-    """What the colours of these pieces mean, with each one's share of the characters; short, for one line."""
+    """What the colours of these pieces mean, with each one's share of the characters."""
     lengths: dict[int, int] = {}
     for text, origin in pieces:
         lengths[origin] = lengths.get(origin, 0) + len(text)
@@ -51,4 +51,4 @@ def legend(pieces: Sequence[Piece]) -> Content:
 
 
 def _name(origin: int) -> str:
-    return {BASE_ORIGIN: "base", 1: "head 1", LOOKUP_ORIGIN: "looked up"}.get(origin, str(origin))
+    return {BASE_ORIGIN: "base model", LOOKUP_ORIGIN: "looked up"}.get(origin, f"head {origin}")

@@ -36,12 +36,12 @@ class Lane(Vertical):
         self._title = title
         self._head = Static(markup=False, classes="head")
         self._words = Static(markup=False)
+        self._scroll = VerticalScroll(can_focus=False)
 
     def compose(self) -> ComposeResult:
         yield self._head
-        with VerticalScroll(can_focus=False) as scroll:
+        with self._scroll:
             yield self._words
-        scroll.anchor()
 
     def on_mount(self) -> None:
         self.show("waits for its turn")
@@ -54,6 +54,7 @@ class Lane(Vertical):
             Content.assemble((self._title, "bold"), "\n", (state or speed, "$foreground 60%")), layout=False
         )
         self._words.update(Content(self.text))
+        self._scroll.scroll_end(animate=False)
 
 
 class RaceScreen(ModalScreen[None]):

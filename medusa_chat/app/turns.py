@@ -144,10 +144,9 @@ class AssistantTurn(Stack):
             self._letters.update(coloured(turn.pieces) if self._view == "origins" else raw)
 
     def _caption_line(self) -> Content:
+        if self._view == "origins" and self.turn is not None and self.turn.pieces:
+            return legend(self.turn.pieces)
         parts = ["… folded"] if self.has_class("-folded") else []
         parts += [f"‹ {self._place} ›"] if self._place else []
         parts += [self._ending] if self._ending else []
-        line = Content(" · ".join(parts))
-        if self._view == "origins" and self.turn is not None and self.turn.pieces:
-            return Content("  ").join([legend(self.turn.pieces), line])
-        return line
+        return Content(" · ".join(parts))

@@ -143,9 +143,15 @@ def _last_words(error: Exception) -> str:
 
 
 def main() -> None:
-    from medusa_chat.engine.session import open_session
+    from medusa_chat.engine.opening import OnProgress
+    from medusa_chat.engine.session import Session, open_session
 
-    serve(open_session)
+    def open_chat(request: LoadRequest, on_progress: OnProgress) -> Session:
+        session = open_session(request, on_progress)
+        session.times_plain_steps = True  # for the panel
+        return session
+
+    serve(open_chat)
 
 
 if __name__ == "__main__":

@@ -175,7 +175,7 @@ async def test_the_footer_fits_a_small_terminal() -> None:
 
 async def test_the_help_shows_the_users_own_keys() -> None:
     app = KeyedApp({})
-    async with app.run_test(size=(80, 70)) as pilot:
+    async with app.run_test(size=(80, 100)) as pilot:
         await app.push_screen(HelpScreen({"help": "f11,ctrl+f1"}))
         await pilot.pause()
         page = "\n".join(strip.text for strip in app.screen._compositor.render_strips())

@@ -201,7 +201,7 @@ async def test_commands_do_what_the_keys_do(open_chat: OpenChat, monkeypatch: py
         await chat.send("/raw")
         await chat.until(lambda: "**verifies**" in chat.screen())
         await chat.send("/colours")
-        await chat.until(lambda: "base" in chat.captions[-1])
+        await chat.until(lambda: "base model" in chat.captions[-1])
         await chat.send("/continue")
         await chat.until(lambda: chat.replies[-1].count("Tree drafting") == 2)
         await chat.answered()

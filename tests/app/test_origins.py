@@ -25,7 +25,7 @@ def test_each_origin_has_its_colour_and_its_share() -> None:
     assert str(coloured(pieces)) == "from one basesaidtwo"
     assert len({style_of(origin) for origin in (BASE_ORIGIN, LOOKUP_ORIGIN, 1, 2, 3, 4, 5)}) == 7
     assert style_of(9) == style_of(5)
-    assert str(legend(pieces)) == "base 20%  head 1 45%  2 15%  looked up 20%"
+    assert str(legend(pieces)) == "base model 20%  head 1 45%  head 2 15%  looked up 20%"
 
 
 async def test_a_key_colours_replies_while_they_stream_and_after(open_chat: OpenChat) -> None:
@@ -35,7 +35,7 @@ async def test_a_key_colours_replies_while_they_stream_and_after(open_chat: Open
         await chat.send("hello")
         await chat.answered()
         await chat.until(lambda: "**verifies**" in chat.screen())
-        assert "base" in chat.captions[0]
+        assert "base model" in chat.captions[0]
         assert "head 1" in chat.captions[0]
         await chat.press("f10")
         await chat.until(lambda: "**verifies**" not in chat.screen())

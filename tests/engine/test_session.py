@@ -136,6 +136,25 @@ def test_a_seed_gives_the_same_reply_with_and_without_drafts(session: Session) -
     assert ids(reply(session, QUESTION, replace(options, seed=6))) != ids(plain)
 
 
+def test_plain_steps_in_between_are_told_and_change_no_token(
+    session: Session, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    options = SamplingOptions(temperature=0.8, top_p=0.9, seed=5, max_tokens=60, tree_size=16)
+    drafted = reply(session, QUESTION, options)
+    assert not any(chunk.step.is_plain for chunk in drafted)
+    monkeypatch.setattr(session, "_num_planned", 0)
+    monkeypatch.setattr(session, "times_plain_steps", True)
+    timed = reply(session, QUESTION, options)
+    assert ids(timed) == ids(drafted)
+    plain = [number for number, chunk in enumerate(timed) if chunk.step.is_plain]  # the prefill is number 0
+    assert plain[:1] == [4]
+    assert plain == [number for number in (4, 8, 16, 24) if number < len(timed) - 1]
+    assert all(chunk.step.num_nodes == 1 for chunk in timed if chunk.step.is_plain)
+    assert all(
+        chunk.step.is_plain for chunk in reply(session, QUESTION, replace(options, drafting=False))[1:-1]
+    )
+
+
 def test_ends_at_eos_without_showing_it(session: Session) -> None:
     chunks = reply(session, [Message("user", "What is the capital of France?")], GREEDY)
     assert chunks[-1].finish_reason == "eos"
