@@ -6,7 +6,6 @@ its room inside.
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import sys
@@ -27,6 +26,7 @@ from medusa_chat.commands.models import models
 from medusa_chat.commands.options import DeviceOption, DTypeOption, HeadsOption, ModelOption, QuantOption
 from medusa_chat.commands.pull import pull
 from medusa_chat.commands.say import say
+from medusa_chat.commands.starting import prepare_app
 from medusa_chat.commands.train import train
 from medusa_chat.errors import MedusaError, UsageError
 from medusa_chat.records import LoadRequest
@@ -128,7 +128,7 @@ def _open_app(overrides: dict[str, Any], heads: str | None, resume: bool) -> int
         from medusa_chat.app.linear import run_linear
 
         return run_linear(settings, request, resume)
-    gc.disable()  # a tenth of the start; the app collects when it has the time
+    prepare_app()
     from medusa_chat.app import run_app
 
     return run_app(settings, request, resume)

@@ -8,6 +8,7 @@ from __future__ import annotations
 import sys
 
 from medusa_chat.bench import scripted_engine
+from medusa_chat.commands.starting import prepare_app
 
 _PYTHON = (sys.executable, "-P", "-m")
 ENGINE_COMMAND = (*_PYTHON, scripted_engine.MODULE)
@@ -15,6 +16,7 @@ PROGRAM = (*_PYTHON, "medusa_chat.commands.scripted_chat")
 
 
 def main() -> int:
+    prepare_app()
     from medusa_chat.app import run_app
     from medusa_chat.app.linear import run_linear
     from medusa_chat.records import LoadRequest
