@@ -355,7 +355,7 @@ def test_models_lists_what_is_here_and_what_is_to_download(capsys: pytest.Captur
     folder = paths.checkpoints_dir() / DEFAULT_MODEL
     folder.mkdir(parents=True)
     (folder / "config.json").write_bytes(b" " * 2_000_000)
-    assert cells()[:4] == [DEFAULT_MODEL, "135 M", "2 MB", "93 MB"]
+    assert cells()[:4] == [DEFAULT_MODEL, "135 M", "2.0 MB", "93 MB"]
 
 
 def test_models_json(capsys: pytest.CaptureFixture[str]) -> None:
