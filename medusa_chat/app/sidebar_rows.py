@@ -34,13 +34,12 @@ def _title_line(
     mark = "★ " if record.pinned else ""
     when = age(record.updated_at, now)
     shown = _marked(title)
-    if is_open:
-        shown = shown.stylize_before("bold $primary")
+    if is_open:  # by no colour, nor has the age one: the cursor's line has another ground
+        shown = shown.stylize_before("bold underline")
     room = width - len(mark) - max(len(when) + 1, 4)
     return Content.assemble(
         (mark, "$warning"),
         shown.truncate(room, ellipsis=True, pad=True),
-        # Not a colour of its own: the cursor's line has another ground.
         (when.rjust(width - len(mark) - room), "dim"),
     )
 
