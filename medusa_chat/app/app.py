@@ -42,6 +42,7 @@ from medusa_chat.records import LoadRequest, SamplingOptions
 from medusa_chat.settings import Settings
 
 _TOO_SMALL = "Please make the terminal larger."
+_SECONDS_TO_DRAW = 0.15
 _OF_THE_CHAT = ("help", "new", "conversations")
 _DARK, _LIGHT = "textual-dark", "textual-light"
 
@@ -135,9 +136,9 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self.run_worker(self._link.run(), group="link")
         self._show_options()
         self._show_figures()
-        # Only now, so that the engine's start doesn't compete with the first picture.
-        self.call_after_refresh(self.models.begin)
-        self.run_worker(self._open_history(), group="resume")
+        # Only now, so that neither competes with the first picture and the footer, which comes a frame later.
+        self.set_timer(_SECONDS_TO_DRAW, self.models.begin)
+        self.set_timer(_SECONDS_TO_DRAW, self._begin_with_history)
 
     async def on_unmount(self) -> None:
         await self.models.close()
@@ -204,6 +205,9 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
             await self.talk.say(str(error), is_error=True)
 
     # Conversations of earlier
+
+    def _begin_with_history(self) -> None:
+        self.run_worker(self._open_history(), group="resume")
 
     async def _open_history(self) -> None:
         """Goes on with the latest conversation, if wanted, and finds out at once whether any can be saved."""
