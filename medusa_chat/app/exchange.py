@@ -19,7 +19,7 @@ from medusa_chat.app.loader import Loader
 from medusa_chat.app.messages import ReplyBegan, ReplyEnded, ReplyGrew
 from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.app.prompt import Prompt
-from medusa_chat.app.sentences import sentence_of
+from medusa_chat.app.sentences import left_out, sentence_of
 from medusa_chat.app.stored_options import options_from_json, options_to_json
 from medusa_chat.app.strip import StatusStrip
 from medusa_chat.errors import EngineCrashed, PromptTooLong
@@ -191,9 +191,7 @@ class Exchange(Vertical):
         self.meter.context_tokens = event.started.num_prompt_tokens
         self.post_message(self.Measured())
         if (dropped := event.started.num_dropped) and self._answer is not None:
-            were = "message was" if dropped == 1 else f"{dropped} messages were"
-            which = "the oldest " if self.options.context == "drop-oldest" else ""
-            sentence = f"The context is full: {which}{were} left out of what the model reads."
+            sentence = left_out(dropped, self.options.context)
             await self.chat.notice(sentence, before=self._answer.widget)
 
     @on(ReplyGrew)

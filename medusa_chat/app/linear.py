@@ -17,7 +17,7 @@ from medusa_chat.app.keeper import Keeper
 from medusa_chat.app.linear_commands import LinearCommands
 from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.app.sentence_stream import SentenceStream
-from medusa_chat.app.sentences import sentence_of
+from medusa_chat.app.sentences import left_out, sentence_of
 from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
 from medusa_chat.errors import EngineCrashed, HistoryError, MedusaError, PromptTooLong
 from medusa_chat.history import History
@@ -256,7 +256,7 @@ class LinearChat:
         async for item in self._engine.reply(messages, self.options):
             if isinstance(item, ReplyStarted):
                 if item.num_dropped:
-                    self.say(f"The context is full: the oldest {item.num_dropped} messages were left out.")
+                    self.say(left_out(item.num_dropped, self.options.context))
                 continue
             reply.grow(item)
             if time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
