@@ -10,9 +10,9 @@ import torch
 from medusa_chat.decoding.draft import Candidates, Draft
 from medusa_chat.decoding.growth import BEAM, Growth, num_guesses
 from medusa_chat.decoding.lookup import Chain
-from medusa_chat.decoding.proposing import propose
 from medusa_chat.kernels.choice import rank_guesses
 from medusa_chat.kernels.growing import Beam, Nodes, add_level, choose_nodes
+from medusa_chat.kernels.weighing import weigh_nodes
 from medusa_chat.model.fused import FusedModel
 from medusa_chat.model.fused_path_heads import FusedPathHeads
 from medusa_chat.model.heads import MedusaHeads
@@ -37,8 +37,7 @@ def draft_on_device(
         assert isinstance(heads, FusedPathHeads)
         nodes = _grow(frame, base, heads, hidden, root)
     else:
-        weighed = propose(frame, base, heads, hidden, root[0], rank_guesses)
-        nodes = Nodes(weighed.joint, weighed.ids, weighed.parents, weighed.ancestors)
+        nodes = _weigh(frame, base, heads, hidden, root)
     found = chain()
     chosen = choose_nodes(
         nodes,
@@ -63,6 +62,24 @@ def _grow(
         ranked, log_probs = rank_guesses(logits, num_guesses(depth))
         beam = add_level(nodes, beam, ranked, log_probs, heads.vocabulary, depth, level.start, BEAM)
     return nodes
+
+
+def _weigh(
+    candidates: Candidates,
+    base: FusedModel,
+    heads: MedusaHeads | None,
+    hidden: torch.Tensor,
+    root: torch.Tensor,
+) -> Nodes:
+    """As draft.weigh, of what the heads guess."""
+    ranked, log_probs = root[:0], root[:0].float()
+    if heads is not None and candidates.num_heads > 0:
+        logits = heads.logits(hidden, base)[: candidates.num_heads]
+        ranked, log_probs = rank_guesses(logits, candidates.num_ranks)
+    vocabulary = None if heads is None else heads.vocabulary
+    tables = candidates.guesses, candidates.sources
+    joint, ids = weigh_nodes(*tables, root, ranked, log_probs, vocabulary)
+    return Nodes(joint, ids, candidates.parents, candidates.ancestors)
 
 
 @cache

@@ -26,6 +26,7 @@ from medusa_chat.kernels.accepting import StepState, accept
 from medusa_chat.kernels.attention import MAX_DEPTH, Placement, runs_reached
 from medusa_chat.kernels.beside import beside, rejoin
 from medusa_chat.kernels.choice import choose_rows, rank_guesses
+from medusa_chat.kernels.keeping import keep_path
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.fused import FusedModel
@@ -190,11 +191,9 @@ class StepGraphs:
             chosen, draft.ids, draft.parents, draft.depths, draft.paths, all_hidden, self._state, expected
         )
         # Commit
-        length = self._state.length
         if len(draft) > 1:
-            places = length + torch.arange(len(path), device=path.device)
-            store.index_copy_(4, places, store.index_select(4, length + path))
-        length.add_(num_kept)
+            keep_path(store, self._state.length, path)
+        self._state.length.add_(num_kept)
         return result
 
     def _draft(self, plan: Plan, num_places: int) -> tuple[Draft, torch.Tensor]:

@@ -203,7 +203,7 @@ def choose_nodes(
     paths = torch.empty(num_nodes, width, dtype=torch.int64, device=device)
     expected = torch.empty(len(sizes), dtype=torch.float32, device=device)
     scratch = torch.empty(total, dtype=torch.float32, device=device)
-    numbers = torch.empty(total + 1 + width, dtype=torch.int64, device=device)
+    numbers = torch.empty(total + 1, dtype=torch.int64, device=device)
     _choose_kernel[(1,)](
         nodes.joint, nodes.ids, nodes.parents, nodes.ancestors, depths,
         chain_nodes, chain_ids, chain_log_probs, sizes, scratch, numbers, chosen, paths, expected,
@@ -229,24 +229,31 @@ def _choose_kernel(
     ids = tl.load(ids_ptr + at, mask=inside, other=-1)
     parents = tl.load(parents_ptr + at, mask=inside, other=-1)
     depths = tl.load(depths_ptr + at, mask=inside, other=0)
+    column = tl.arange(0, WIDTH_BLOCK)
     on_chain = inside & (parents == TOTAL) & (at > 0)
-    spine_ptr = numbers_ptr + TOTAL + 1
-    # The chain: a node of the heads' as long as one holds its token below the one before, else its own.
-    last = tl.zeros((), tl.int64)
-    tl.store(spine_ptr, last)
-    for place in tl.static_range(CHAIN):
-        own = tl.load(chain_ptr + place)
-        token = tl.load(chain_ids_ptr + place)
-        node = own
-        if place < NUM_HEADS:
+    spine = tl.zeros((WIDTH_BLOCK,), tl.int64)
+    if CHAIN > 0:
+        # The chain's own nodes, each below the one before.
+        place = depths - 1
+        ids = tl.where(on_chain, tl.load(chain_ids_ptr + place, mask=on_chain, other=-1), ids)
+        chances = tl.load(chain_log_probs_ptr + place, mask=on_chain, other=-float("inf"))
+        joint = tl.where(on_chain & (place >= NUM_HEADS), chances, joint)
+        before = tl.load(chain_ptr + place - 1, mask=on_chain & (place > 0), other=0)
+        parents = tl.where(on_chain, before, parents)
+        spine = tl.load(chain_ptr + column - 1, mask=(column > 0) & (column <= CHAIN), other=0)
+        # But as long as one of the heads' nodes holds the chain's token below the one before, that one is it.
+        last = tl.zeros((), tl.int64)
+        for step in tl.static_range(NUM_HEADS):
+            own = tl.load(chain_ptr + step)
+            token = tl.load(chain_ids_ptr + step)
+            chance = tl.load(chain_log_probs_ptr + step)
+            parents = tl.where(at == own, last, parents)
             same = inside & (parents == last) & (ids == token)
-            found = tl.min(tl.where(same, at, BLOCK), 0).to(tl.int64)
-            node = tl.where(found < BLOCK, found, own)
-        joint = tl.where(at == node, tl.maximum(joint, tl.load(chain_log_probs_ptr + place)), joint)
-        parents = tl.where(at == own, last, parents)
-        ids = tl.where(at == own, token, ids)
-        tl.store(spine_ptr + 1 + place, node)
-        last = node
+            last = tl.min(tl.where(same, at, BLOCK), 0).to(tl.int64)  # own is the last of its depth
+            joint = tl.where(at == last, tl.maximum(joint, chance), joint)
+            spine = tl.where(column == step + 1, last, spine)
+        if CHAIN > NUM_HEADS:
+            parents = tl.where(at == tl.load(chain_ptr + NUM_HEADS), last, parents)
     # Ranks by counting who is likelier; of equals the first, so that every parent ranks before its child.
     tl.store(scratch_ptr + at, joint, mask=inside)
     tl.debug_barrier()
@@ -268,11 +275,9 @@ def _choose_kernel(
     tl.store(chosen_ptr + number, ids, mask=chosen)
     tl.store(chosen_ptr + NUM_NODES + number, tl.load(numbers_ptr + parents, mask=chosen), mask=chosen)
     tl.store(chosen_ptr + 2 * NUM_NODES + number, depths, mask=chosen)
-    column = tl.arange(0, WIDTH_BLOCK)
     cell = chosen[:, None] & (column < WIDTH)[None, :]
     line = tl.load(lines_ptr + at[:, None] * WIDTH + column[None, :], mask=cell & ~on_chain[:, None], other=0)
     if CHAIN > 0:
-        spine = tl.load(spine_ptr + column, mask=column < WIDTH, other=0)
         hung = tl.where(column[None, :] < depths[:, None], spine[None, :], at[:, None])
         line = tl.where(on_chain[:, None], hung, line)
     path = tl.load(numbers_ptr + line, mask=cell, other=0)

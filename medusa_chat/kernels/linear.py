@@ -59,14 +59,38 @@ def linear_reference(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
 
 def linear(x: torch.Tensor, weight: PackedWeight, tiling: Tiling) -> torch.Tensor:
     """x (M, K) in 16 bits -> (S, M, N) float32, whose sum over S is x W^T + bias."""
+    return _launch(x, weight, tiling, weight.num_outputs)
+
+
+def linear_each_reference(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
+    """x (M, K), weight of M layers stacked, each of N outputs for a row of its own -> (1, M, N) float32."""
+    all_outputs = linear_reference(x, weight)[0].view(len(x), len(x), -1)  # (M, M, N)
+    return all_outputs.diagonal().T[None]
+
+
+def linear_each(x: torch.Tensor, weight: PackedWeight, tiling: Tiling) -> torch.Tensor:
+    """As linear_each_reference, but partial sums (S, M, N), in one launch. x may be one row, expanded."""
+    return _launch(x, weight, tiling, weight.num_outputs // len(x), each=True)
+
+
+def _launch(
+    x: torch.Tensor, weight: PackedWeight, tiling: Tiling, num_outputs: int, *, each: bool = False
+) -> torch.Tensor:
+    """num_outputs: of a row."""
     num_rows = x.shape[0]
-    out = torch.empty(tiling.splits, num_rows, weight.num_outputs, dtype=torch.float32, device=x.device)
-    block_m = min(MAX_ROWS, max(16, triton.next_power_of_2(num_rows)))
+    out = torch.empty(tiling.splits, num_rows, num_outputs, dtype=torch.float32, device=x.device)
+    block_m = 16 if each else min(MAX_ROWS, max(16, triton.next_power_of_2(num_rows)))
     num_blocks = triton.cdiv(weight.num_inputs, tiling.block_k)
     per_split = triton.cdiv(num_blocks, tiling.splits)
-    grid = (triton.cdiv(weight.num_outputs, tiling.block_n), tiling.splits, triton.cdiv(num_rows, block_m))
-    common = (out, weight.bias, num_rows, weight.num_outputs, weight.num_inputs)
-    launch = {"PER_SPLIT": per_split, "num_warps": tiling.num_warps, "num_stages": tiling.num_stages}
+    num_tiles = triton.cdiv(num_outputs, tiling.block_n)
+    grid = (num_tiles, tiling.splits, num_rows if each else triton.cdiv(num_rows, block_m))
+    common = (
+        out, weight.bias, num_rows, x.stride(0), num_outputs, weight.num_outputs, weight.num_inputs,
+    )  # fmt: skip
+    launch = {
+        "PER_SPLIT": per_split, "EACH": each,
+        "num_warps": tiling.num_warps, "num_stages": tiling.num_stages,
+    }  # fmt: skip
     if weight.table is None:
         _rows_kernel[grid](
             x, weight.data, weight.scales, *common,
@@ -150,77 +174,88 @@ def _code(words, position):
     return words >> 4 * position & 7 | (words >> high_bit & 1) << 3
 
 
+@triton.jit
+def _rows_of(program, num_rows, num_outputs, EACH: tl.constexpr, BLOCK_M: tl.constexpr):
+    """Where a program's rows begin and where they end, and where their weights begin."""
+    if EACH:
+        return program, program + 1, program * num_outputs
+    return program * BLOCK_M, num_rows, 0
+
+
 @triton.jit(do_not_specialize=["num_rows"])
 def _planes_kernel(
     x_ptr, data_ptr, scales_ptr, table_ptr, out_ptr, bias_ptr,
-    num_rows, num_outputs, num_inputs, num_blocks,
-    PER_SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    num_rows, x_stride, num_outputs, all_outputs, num_inputs, num_blocks,
+    PER_SPLIT: tl.constexpr, EACH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
     WHOLE: tl.constexpr, ASM: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
     """4-bit weights: out[split, m, n] = Σ over the split's blocks of scale · (table[code] · x)."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(1)
-    m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    first_row, end_row, first_output = _rows_of(tl.program_id(2), num_rows, num_outputs, EACH, BLOCK_M)
+    m = first_row + tl.arange(0, BLOCK_M)
     word = tl.arange(0, _WORDS)
     BLOCK_K: tl.constexpr = 8 * _WORDS
     NUM_GROUPS: tl.constexpr = BLOCK_K // _GROUP
     PLANES: tl.constexpr = 8 // NUM_GROUPS  # of one group
-    safe_n = tl.where(n < num_outputs, n, 0)
-    x_rows = x_ptr + m[None, :] * num_inputs + word[:, None]
+    safe_n = first_output + tl.where(n < num_outputs, n, 0)
+    x_rows = x_ptr + m[None, :] * x_stride + word[:, None]
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for i in tl.range(PER_SPLIT, num_stages=NUM_STAGES):
         # A last split of fewer blocks reads the last one again, against zeros.
         block = split * PER_SPLIT + i
         there = tl.minimum(block, num_blocks - 1).to(tl.int64)
-        words = data_ptr + (there * num_outputs + safe_n)[:, None] * _WORDS + word[None, :]
+        words = data_ptr + (there * all_outputs + safe_n)[:, None] * _WORDS + word[None, :]
         planes = _decode(words, word, table_ptr, ASM)
         for group in tl.static_range(NUM_GROUPS):
-            scale = tl.load(scales_ptr + (there * NUM_GROUPS + group) * num_outputs + safe_n)
+            scale = tl.load(scales_ptr + (there * NUM_GROUPS + group) * all_outputs + safe_n)
             part = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
             for j in tl.static_range(PLANES):
                 start = block * BLOCK_K + (group * PLANES + j) * _WORDS
-                inside = (m < num_rows)[None, :]
+                inside = (m < end_row)[None, :]
                 if not WHOLE:
                     inside = inside & (start + word < num_inputs)[:, None]
                 x = tl.load(x_rows + start, mask=inside, other=0.0)  # (16, BLOCK_M)
                 part = tl.dot(planes[group * PLANES + j], x, part)
             acc += part * scale[:, None]
-    _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, num_outputs)
+    _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, end_row, num_outputs, first_output)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
 def _rows_kernel(
     x_ptr, data_ptr, scales_ptr, out_ptr, bias_ptr,
-    num_rows, num_outputs, num_inputs,
-    PER_SPLIT: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    num_rows, x_stride, num_outputs, all_outputs, num_inputs,
+    PER_SPLIT: tl.constexpr, EACH: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """16-bit weights, or int8 with a scale for each output."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(1)
-    m = tl.program_id(2) * BLOCK_M + tl.arange(0, BLOCK_M)
+    first_row, end_row, first_output = _rows_of(tl.program_id(2), num_rows, num_outputs, EACH, BLOCK_M)
+    m = first_row + tl.arange(0, BLOCK_M)
     k = tl.arange(0, BLOCK_K)
-    safe_n = tl.where(n < num_outputs, n, 0).to(tl.int64)
+    safe_n = (first_output + tl.where(n < num_outputs, n, 0)).to(tl.int64)
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for i in range(PER_SPLIT):
         at = (split * PER_SPLIT + i) * BLOCK_K + k
         inside = at < num_inputs
         values = tl.load(data_ptr + safe_n[:, None] * num_inputs + at[None, :], mask=inside[None, :], other=0)
         x = tl.load(
-            x_ptr + m[None, :] * num_inputs + at[:, None],
-            mask=(m < num_rows)[None, :] & inside[:, None],
+            x_ptr + m[None, :] * x_stride + at[:, None],
+            mask=(m < end_row)[None, :] & inside[:, None],
             other=0.0,
         )  # (BLOCK_K, BLOCK_M)
         acc = tl.dot(values.to(x.dtype), x, acc)
     if scales_ptr is not None:
         acc *= tl.load(scales_ptr + safe_n)[:, None]
-    _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, num_outputs)
+    _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, end_row, num_outputs, first_output)
 
 
 @triton.jit
-def _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, num_outputs):
+def _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, end_row, num_outputs, first_output):
     """acc (BLOCK_N, BLOCK_M) -> out (S, M, N); the bias goes with the first split."""
     if bias_ptr is not None:
-        bias = tl.load(bias_ptr + n, mask=n < num_outputs, other=0.0).to(tl.float32)
+        bias = tl.load(bias_ptr + first_output + n, mask=n < num_outputs, other=0.0).to(tl.float32)
         acc += tl.where(split == 0, bias, 0.0)[:, None]
     out = out_ptr + (split * num_rows + m).to(tl.int64)[None, :] * num_outputs + n[:, None]
-    tl.store(out, acc, mask=(m < num_rows)[None, :] & (n < num_outputs)[:, None])
+    tl.store(out, acc, mask=(m < end_row)[None, :] & (n < num_outputs)[:, None])

@@ -85,3 +85,34 @@ def _gate_kernel(
         up += tl.load(start + size, mask=inside, other=0.0)
     out = gate * tl.sigmoid(gate) * up
     tl.store(out_ptr + row * size + at, out.to(out_ptr.dtype.element_ty), mask=inside)
+
+
+def add_silu_reference(x: torch.Tensor, partial: torch.Tensor) -> torch.Tensor:
+    """x (M, D), partial (S, M, D) float32 -> x + SiLU(Σ partial) in the dtype of x: a Medusa head's block."""
+    return (x.float() + torch.nn.functional.silu(partial.sum(0))).to(x.dtype)
+
+
+def add_silu(x: torch.Tensor, partial: torch.Tensor) -> torch.Tensor:
+    """As add_silu_reference, in one launch. x may be one row, expanded."""
+    num_parts, num_rows, size = partial.shape
+    out = torch.empty(num_rows, size, dtype=x.dtype, device=x.device)
+    _add_silu_kernel[(num_rows, triton.cdiv(size, 1024))](
+        x, partial, out, x.stride(0), num_rows, size, NUM_PARTS=num_parts, BLOCK=1024
+    )
+    return out
+
+
+@triton.jit
+def _add_silu_kernel(
+    x_ptr, partial_ptr, out_ptr, x_stride, num_rows, size,
+    NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    row = tl.program_id(0)
+    at = tl.program_id(1) * BLOCK + tl.arange(0, BLOCK)
+    inside = at < size
+    total = tl.zeros((BLOCK,), tl.float32)
+    for part in tl.static_range(NUM_PARTS):
+        total += tl.load(partial_ptr + (part * num_rows + row) * size + at, mask=inside, other=0.0)
+    x = tl.load(x_ptr + row * x_stride + at, mask=inside, other=0.0)
+    out = x.to(tl.float32) + total * tl.sigmoid(total)
+    tl.store(out_ptr + row * size + at, out.to(x.dtype), mask=inside)

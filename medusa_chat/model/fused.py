@@ -102,7 +102,7 @@ class FusedModel(BaseModel):
         if not self.is_4bit:
             return lambda hidden: F.linear(hidden, rows)
         product = self.cut(quantize_rows(rows))
-        return lambda hidden: product(hidden).sum(0)
+        return lambda hidden: summed(product(hidden))
 
     def new_cache(self, max_length: int | None = None) -> KVCache:
         return KVCache(
@@ -137,7 +137,7 @@ class FusedModel(BaseModel):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(…, n, D) hidden states -> (…, n, V) float32 logits."""
         flat = hidden.reshape(-1, self.hidden_size)
-        return self._output(flat).sum(0).view(*hidden.shape[:-1], self.vocab_size)
+        return summed(self._output(flat)).view(*hidden.shape[:-1], self.vocab_size)
 
     def reserve(self, cache: KVCache, num_rows: int) -> None:
         """Makes room for so many rows behind the committed ones."""
@@ -175,6 +175,11 @@ class FusedModel(BaseModel):
             self.product([mlp.gate_proj, mlp.up_proj]),
             self.product([mlp.down_proj]),
         )
+
+
+def summed(partial: torch.Tensor) -> torch.Tensor:
+    """Partial sums (S, M, N) -> (M, N)."""
+    return partial[0] if len(partial) == 1 else partial.sum(0)
 
 
 def _turns(rotary: Any, num_positions: int) -> torch.Tensor:

@@ -27,13 +27,13 @@ def pack_modules(modules: Sequence[Any], dtype: torch.dtype) -> PackedWeight:
     return pack_float([module.weight for module in modules], bias)
 
 
-def quantize_rows(weight: torch.Tensor) -> PackedWeight:
-    """(N, K) in 16 bits -> NF4, for products that need no precision."""
+def quantize_rows(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedWeight:
+    """(N, K) in 16 bits and (N,) or None -> NF4, for products that need no precision."""
     from bitsandbytes.functional import quantize_4bit
 
     data, state = quantize_4bit(weight, quant_type="nf4", blocksize=64)
     parameter = type("Parameter", (), {"data": data, "quant_state": state})
-    return pack_4bit(*codes_of(parameter), weight.dtype)
+    return pack_4bit(*codes_of(parameter), weight.dtype, bias)
 
 
 def _pack_4bit(weights: Sequence[Any], dtype: torch.dtype, bias: torch.Tensor | None) -> PackedWeight:

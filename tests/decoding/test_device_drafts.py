@@ -18,7 +18,9 @@ from medusa_chat.decoding.proposing import propose
 from medusa_chat.decoding.tree import published_paths
 from medusa_chat.kernels.linear import default_tiling
 from medusa_chat.kernels.packing import PackedWeight
+from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.fused import Product
+from medusa_chat.model.fused_heads import FusedHeads, fused_heads
 from medusa_chat.model.fused_path_heads import FusedPathHeads
 from medusa_chat.model.heads import MedusaHeads
 from tests.tiny import random_heads, random_path_heads, tiny_llama
@@ -73,6 +75,29 @@ def test_the_same_nodes(kind: str, chained: bool) -> None:
         # Texts, not numbers: half precision may turn two of equal weight round.
         assert texts(ours) == texts(draft_best(pool, frame, num_nodes))
         torch.testing.assert_close(expected, pool.expected[[0, num_nodes - 1]], rtol=5e-3, atol=5e-3)
+
+
+@pytest.mark.parametrize("num_layers", [1, 2])
+@pytest.mark.parametrize("num_lm_heads", [3, 1, 0])
+def test_heads_of_blocks_in_4_bits(num_layers: int, num_lm_heads: int) -> None:
+    """As the heads they are made from, but for the rounding of their weights."""
+    base, size = Base(), 64
+    base.embedding = torch.randn(90, size, device=DEVICE).to(DTYPE)
+    blocks = torch.randn(num_layers, 3, size, size) * 0.1, torch.randn(num_layers, 3, 1, size)
+    own = torch.randn(num_lm_heads, 90, size) if num_lm_heads else None
+    heads = BlockHeads(*blocks, own).to(DEVICE, DTYPE).requires_grad_(False)
+    hidden = torch.randn(1, size, device=DEVICE).to(DTYPE)
+    expected = heads.logits(hidden, base).float()  # type: ignore[arg-type]
+    fused = fused_heads(heads, base)  # type: ignore[arg-type]
+    assert isinstance(fused, FusedHeads)
+    assert (fused.num_heads, fused.num_layers, fused.lm_head_size) == (
+        3,
+        num_layers,
+        90 if own is not None else None,
+    )
+    ours = fused.logits(hidden, base).float()  # type: ignore[arg-type]
+    assert ours.shape == (3, 90)
+    assert float((ours - expected).norm() / expected.norm()) < 0.15
 
 
 def texts(draft: Draft) -> set[tuple[int, ...]]:

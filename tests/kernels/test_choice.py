@@ -16,8 +16,9 @@ from medusa_chat.records import SamplingOptions
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def test_guesses_are_ranked_the_first_of_equals_first() -> None:
-    logits = torch.randn(4, 300, device=DEVICE).round(decimals=1)
+@pytest.mark.parametrize("vocab_size", [7, 300, 3000, 4098])
+def test_guesses_are_ranked_the_first_of_equals_first(vocab_size: int) -> None:
+    logits = torch.randn(4, vocab_size, device=DEVICE).round(decimals=1)
     ids, log_probs = rank_guesses(logits, 6)
     expected_ids, expected = rank_guesses_reference(logits, 6)
     assert torch.equal(ids, expected_ids)

@@ -8,7 +8,15 @@ import torch
 pytest.importorskip("triton")
 
 from medusa_chat.kernels.attention import Placement, attention, attention_reference, runs_reached
-from medusa_chat.kernels.pointwise import add_norm, add_norm_reference, gate, gate_reference
+from medusa_chat.kernels.keeping import keep_path, keep_path_reference
+from medusa_chat.kernels.pointwise import (
+    add_norm,
+    add_norm_reference,
+    add_silu,
+    add_silu_reference,
+    gate,
+    gate_reference,
+)
 from medusa_chat.kernels.rotary import (
     HeadNorms,
     HeadShape,
@@ -38,6 +46,23 @@ def test_add_norm(num_parts: int) -> None:
 def test_gate() -> None:
     partial = torch.randn(2, 3, 2 * 1100, device=DEVICE)
     torch.testing.assert_close(gate(partial, DTYPE), gate_reference(partial, DTYPE), rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("shared", [True, False])
+def test_add_silu(shared: bool) -> None:
+    x = torch.randn(1 if shared else 3, 1100, device=DEVICE).to(DTYPE).expand(3, -1)
+    partial = torch.randn(2, 3, 1100, device=DEVICE)
+    torch.testing.assert_close(add_silu(x, partial), add_silu_reference(x, partial), rtol=2e-3, atol=1e-4)
+
+
+@pytest.mark.parametrize("path", [[0], [0, 2, 5, 6, 6], [0, 1, 2]])
+def test_a_path_is_kept(path: list[int]) -> None:
+    ours = torch.randn(2, 2, 1, 3, 40, 24, device=DEVICE).to(DTYPE)
+    reference = ours.clone()
+    where = torch.tensor([20], dtype=torch.int32, device=DEVICE), torch.tensor(path, device=DEVICE)
+    keep_path(ours, *where)
+    keep_path_reference(reference, *where)
+    assert torch.equal(ours, reference)
 
 
 @pytest.mark.parametrize("shape", [HeadShape(4, 2, 8), HeadShape(3, 1, 24)])

@@ -7,7 +7,14 @@ import torch
 
 pytest.importorskip("triton")
 
-from medusa_chat.kernels.linear import Tiling, default_tiling, linear, linear_reference
+from medusa_chat.kernels.linear import (
+    Tiling,
+    default_tiling,
+    linear,
+    linear_each,
+    linear_each_reference,
+    linear_reference,
+)
 from medusa_chat.kernels.packing import (
     PackedWeight,
     byte_planes,
@@ -103,6 +110,19 @@ def test_products_equal_the_reference(
     parts = linear(x, weight, Tiling(splits, 64))
     assert parts.shape == (splits, rows, outputs)
     torch.testing.assert_close(parts.sum(0), linear_reference(x, weight)[0], rtol=2e-3, atol=2e-3)
+
+
+@pytest.mark.parametrize("kind", ["4bit", "int8", "float"])
+@pytest.mark.parametrize("shared", [True, False])
+@pytest.mark.parametrize(("rows", "outputs", "inputs", "splits"), [(1, 70, 128, 1), (3, 130, 320, 2)])
+def test_each_row_has_a_layer_of_its_own(
+    kind: str, shared: bool, rows: int, outputs: int, inputs: int, splits: int
+) -> None:
+    weight = packed(kind, rows * outputs, inputs, DTYPES[0], bias=not shared)
+    x = torch.randn(1 if shared else rows, inputs, device=DEVICE).to(DTYPES[0]).expand(rows, -1)
+    parts = linear_each(x, weight, Tiling(splits, 64))
+    assert parts.shape == (splits, rows, outputs)
+    torch.testing.assert_close(parts.sum(0), linear_each_reference(x, weight)[0], rtol=2e-3, atol=2e-3)
 
 
 @ON_GPU
