@@ -105,7 +105,7 @@ def attention(
         )  # fmt: skip
     _runs_kernel[(placement.num_runs, shape.num_kv_heads, num_tiles)](
         queries, keys, values, *where, parts, sums, num_rows, num_parts, keys.stride(0), scale_2,
-        **sizes, GROUP=group, BLOCK_ROWS=_BLOCK_ROWS, BLOCK_KEYS=64, num_warps=4, num_stages=2,
+        **sizes, GROUP=group, BLOCK_ROWS=_BLOCK_ROWS, BLOCK_KEYS=64, num_warps=4, num_stages=3,
     )  # fmt: skip
     rejoin(queries.device)
     _join_kernel[(num_rows, num_heads)](parts, sums, *where, out, num_parts, **sizes, num_warps=1)

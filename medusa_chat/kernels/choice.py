@@ -6,7 +6,7 @@ import torch
 import triton
 import triton.language as tl
 
-_STRIP = 1024  # of a row of logits, searched by one warp
+_STRIP = 256  # of a row of logits, searched by one warp
 
 
 def rank_guesses_reference(logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, torch.Tensor]:
@@ -36,11 +36,9 @@ def rank_guesses(logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, to
         logits, best, where, totals, logits.stride(0), vocab_size, NUM_RANKS=num_ranks, STRIP=_STRIP,
         num_warps=1,
     )  # fmt: skip
-    num_left = num_strips * num_ranks
-    block = triton.next_power_of_2(num_left)
     _rank_best_kernel[(num_rows,)](
-        best, where, totals, ids, log_probs, num_strips, num_left, NUM_RANKS=num_ranks, BLOCK=block,
-        STRIPS_BLOCK=triton.next_power_of_2(num_strips), num_warps=min(8, max(1, block // 256)),
+        best, where, totals, ids, log_probs, num_strips,
+        NUM_RANKS=num_ranks, BLOCK=triton.next_power_of_2(num_strips), num_warps=1,
     )  # fmt: skip
     return ids, log_probs
 
@@ -66,24 +64,28 @@ def _rank_strips_kernel(
 
 @triton.jit
 def _rank_best_kernel(
-    best_ptr, where_ptr, totals_ptr, ids_ptr, log_probs_ptr, num_strips, num_left,
-    NUM_RANKS: tl.constexpr, BLOCK: tl.constexpr, STRIPS_BLOCK: tl.constexpr,
+    best_ptr, where_ptr, totals_ptr, ids_ptr, log_probs_ptr, num_strips,
+    NUM_RANKS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """The best of the strips' best, which stand in order of their strips."""
+    """Merges the strips' best: of all that come next in their strips, the best, which is then replaced."""
     row = tl.program_id(0)
-    strip = tl.arange(0, STRIPS_BLOCK)
+    strip = tl.arange(0, BLOCK)
     there = strip < num_strips
-    tops = tl.load(best_ptr + (row * num_strips + strip) * NUM_RANKS, mask=there, other=-float("inf"))
+    first = (row * num_strips + strip) * NUM_RANKS
+    x = tl.load(best_ptr + first, mask=there, other=-float("inf"))
     totals = tl.load(totals_ptr + row * num_strips + strip, mask=there, other=0.0)
-    top = tl.max(tops, 0)
-    log_total = top + tl.log(tl.sum(totals * tl.exp(tops - top), 0))
-    at = tl.arange(0, BLOCK)
-    x = tl.load(best_ptr + row * num_left + at, mask=at < num_left, other=-float("inf"))
+    top = tl.max(x, 0)
+    log_total = top + tl.log(tl.sum(totals * tl.exp(x - top), 0))
+    taken = tl.zeros((BLOCK,), tl.int32)
     for rank in range(NUM_RANKS):
         best, place = tl.max(x, 0, return_indices=True, return_indices_tie_break_left=True)
-        tl.store(ids_ptr + row * NUM_RANKS + rank, tl.load(where_ptr + row * num_left + place))
+        is_best = strip == place
+        token = tl.load(where_ptr + first + taken, mask=is_best & there, other=0)
+        tl.store(ids_ptr + row * NUM_RANKS + rank, tl.sum(token, 0))
         tl.store(log_probs_ptr + row * NUM_RANKS + rank, best - log_total)
-        x = tl.where(at == place, -float("inf"), x)
+        taken += is_best.to(tl.int32)
+        following = tl.load(best_ptr + first + taken, mask=is_best & (taken < NUM_RANKS), other=-float("inf"))
+        x = tl.where(is_best, following, x)
 
 
 def _num_warps(block: int) -> int:

@@ -259,11 +259,12 @@ def _choose_kernel(
     tl.debug_barrier()
     rank = tl.zeros((BLOCK,), tl.int32)
     for start in tl.static_range(0, TOTAL, STRIP):
+        # Down the first axis: each thread counts for nodes of its own, without asking others.
         other_at = start + tl.arange(0, STRIP)
         other = tl.load(scratch_ptr + other_at, mask=other_at < TOTAL, other=-float("inf"))
-        before = (other[None, :] == joint[:, None]) & (other_at[None, :] < at[:, None])
-        before = (before | (other[None, :] > joint[:, None])) & (other_at < TOTAL)[None, :]
-        rank += tl.sum(before.to(tl.int32), 1)
+        before = (other[:, None] == joint[None, :]) & (other_at[:, None] < at[None, :])
+        before = (before | (other[:, None] > joint[None, :])) & (other_at < TOTAL)[:, None]
+        rank += tl.sum(before.to(tl.int32), 0)
     for place in tl.static_range(NUM_SIZES):
         is_in = inside & (rank < tl.load(sizes_ptr + place))
         tl.store(expected_ptr + place, tl.sum(tl.where(is_in, tl.exp(joint), 0.0), 0))

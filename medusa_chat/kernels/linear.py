@@ -87,8 +87,10 @@ def _launch(
     common = (
         out, weight.bias, num_rows, x.stride(0), num_outputs, weight.num_outputs, weight.num_inputs,
     )  # fmt: skip
+    # Where no row and no inner position is missing nothing is masked.
     launch = {
-        "PER_SPLIT": per_split, "EACH": each,
+        "PER_SPLIT": per_split, "EACH": each, "FULL": not each and num_rows % block_m == 0,
+        "WHOLE": num_blocks * tiling.block_k == weight.num_inputs and num_blocks % tiling.splits == 0,
         "num_warps": tiling.num_warps, "num_stages": tiling.num_stages,
     }  # fmt: skip
     if weight.table is None:
@@ -100,7 +102,6 @@ def _launch(
         _planes_kernel[grid](
             x, weight.data, weight.scales, weight.table, *common, num_blocks,
             BLOCK_M=block_m, BLOCK_N=tiling.block_n,
-            WHOLE=num_blocks * tiling.block_k == weight.num_inputs and num_blocks % tiling.splits == 0,
             ASM=None if INTERPRETED else _decode_asm(weight.lookup), NUM_STAGES=tiling.num_stages, **launch,
         )  # fmt: skip
     return out
@@ -186,8 +187,8 @@ def _rows_of(program, num_rows, num_outputs, EACH: tl.constexpr, BLOCK_M: tl.con
 def _planes_kernel(
     x_ptr, data_ptr, scales_ptr, table_ptr, out_ptr, bias_ptr,
     num_rows, x_stride, num_outputs, all_outputs, num_inputs, num_blocks,
-    PER_SPLIT: tl.constexpr, EACH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
-    WHOLE: tl.constexpr, ASM: tl.constexpr, NUM_STAGES: tl.constexpr,
+    PER_SPLIT: tl.constexpr, EACH: tl.constexpr, WHOLE: tl.constexpr, FULL: tl.constexpr,
+    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ASM: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
     """4-bit weights: out[split, m, n] = Σ over the split's blocks of scale · (table[code] · x)."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
@@ -212,10 +213,13 @@ def _planes_kernel(
             part = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
             for j in tl.static_range(PLANES):
                 start = block * BLOCK_K + (group * PLANES + j) * _WORDS
-                inside = (m < end_row)[None, :]
-                if not WHOLE:
-                    inside = inside & (start + word < num_inputs)[:, None]
-                x = tl.load(x_rows + start, mask=inside, other=0.0)  # (16, BLOCK_M)
+                if FULL and WHOLE:
+                    x = tl.load(x_rows + start)  # (16, BLOCK_M)
+                else:
+                    inside = (m < end_row)[None, :]
+                    if not WHOLE:
+                        inside = inside & (start + word < num_inputs)[:, None]
+                    x = tl.load(x_rows + start, mask=inside, other=0.0)
                 part = tl.dot(planes[group * PLANES + j], x, part)
             acc += part * scale[:, None]
     _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, end_row, num_outputs, first_output)
@@ -225,7 +229,7 @@ def _planes_kernel(
 def _rows_kernel(
     x_ptr, data_ptr, scales_ptr, out_ptr, bias_ptr,
     num_rows, x_stride, num_outputs, all_outputs, num_inputs,
-    PER_SPLIT: tl.constexpr, EACH: tl.constexpr,
+    PER_SPLIT: tl.constexpr, EACH: tl.constexpr, WHOLE: tl.constexpr, FULL: tl.constexpr,
     BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
 ):  # fmt: skip
     """16-bit weights, or int8 with a scale for each output."""
@@ -238,13 +242,15 @@ def _rows_kernel(
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     for i in range(PER_SPLIT):
         at = (split * PER_SPLIT + i) * BLOCK_K + k
-        inside = at < num_inputs
-        values = tl.load(data_ptr + safe_n[:, None] * num_inputs + at[None, :], mask=inside[None, :], other=0)
-        x = tl.load(
-            x_ptr + m[None, :] * x_stride + at[:, None],
-            mask=(m < end_row)[None, :] & inside[:, None],
-            other=0.0,
-        )  # (BLOCK_K, BLOCK_M)
+        values_at = data_ptr + safe_n[:, None] * num_inputs + at[None, :]
+        x_at = x_ptr + m[None, :] * x_stride + at[:, None]
+        if FULL and WHOLE:
+            values = tl.load(values_at)
+            x = tl.load(x_at)  # (BLOCK_K, BLOCK_M)
+        else:
+            inside = at < num_inputs
+            values = tl.load(values_at, mask=inside[None, :], other=0)
+            x = tl.load(x_at, mask=(m < end_row)[None, :] & inside[:, None], other=0.0)
         acc = tl.dot(values.to(x.dtype), x, acc)
     if scales_ptr is not None:
         acc *= tl.load(scales_ptr + safe_n)[:, None]

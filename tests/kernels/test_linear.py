@@ -99,7 +99,7 @@ def test_blocks_across_rows_are_refused() -> None:
 @pytest.mark.parametrize("kind", ["4bit", "int8", "float"])
 @pytest.mark.parametrize(
     ("rows", "outputs", "inputs", "splits"),
-    [(1, 70, 128, 1), (5, 130, 576, 2), (17, 64, 320, 4), (70, 33, 192, 1)],
+    [(1, 70, 128, 1), (5, 130, 576, 2), (17, 64, 320, 4), (70, 33, 192, 1), (32, 64, 256, 2)],
 )
 @pytest.mark.parametrize("dtype", DTYPES)
 def test_products_equal_the_reference(
