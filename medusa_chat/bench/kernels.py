@@ -176,6 +176,7 @@ def _time_attention(
 ) -> dict[str, Any]:
     """N rows of a tree behind num_context tokens: every row sees those, and itself."""
     from medusa_chat.kernels.attention import Placement, attention, runs_reached
+    from medusa_chat.kernels.kv_rows import KVRows
     from medusa_chat.kernels.rotary import HeadShape
 
     keys = num_context + num_rows
@@ -196,7 +197,8 @@ def _time_attention(
         runs_reached(keys),
     )
     scale = shape.head_dim**-0.5
-    ours = [partial(attention, query, store[0], store[1], heads, placement, scale) for store in stores]
+    rows_of = [[KVRows(rows, dtype) for rows in store] for store in stores]
+    ours = [partial(attention, query, *cached, heads, placement, scale) for cached in rows_of]
     module, rows_first = torch.nn.Module(), query.transpose(0, 1)[None]
     theirs = [
         partial(

@@ -26,6 +26,7 @@ from medusa_chat.kernels.accepting import StepState, accept
 from medusa_chat.kernels.attention import MAX_DEPTH, Placement, runs_reached
 from medusa_chat.kernels.beside import beside, rejoin
 from medusa_chat.kernels.choice import choose_rows, rank_guesses
+from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.fused import FusedModel
@@ -79,7 +80,7 @@ class StepGraphs:
         self._graphs: dict[tuple[int, int | None], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
         self._plans: list[Plan] = []  # keeps the candidates alive whose addresses the graphs hold
         self._pool = torch.cuda.graph_pool_handle()
-        self._store: torch.Tensor | None = None
+        self._store: KVRows | None = None
         # What one step leaves for the next.
         self._state = StepState(
             root=torch.zeros(1, dtype=torch.int64, device=device),
@@ -162,7 +163,7 @@ class StepGraphs:
             self._plans.append(plan)
         return self._graphs[key]
 
-    def _captured(self, plan: Plan, store: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def _captured(self, plan: Plan, store: KVRows) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         state = self._state.root, self._state.hidden, self._state.length, self._state.text
         saved = [tensor.clone() for tensor in state]
         # Compiles kernels, outside of the capture; the rows it writes lie behind all that are kept.
@@ -174,7 +175,7 @@ class StepGraphs:
             result = self._step(plan, store)
         return graph, result
 
-    def _step(self, plan: Plan, store: torch.Tensor) -> torch.Tensor:
+    def _step(self, plan: Plan, store: KVRows) -> torch.Tensor:
         """One step on device memory alone: a result as _Launched holds it."""
         base = self._base
         # Propose
@@ -193,7 +194,8 @@ class StepGraphs:
         length = self._state.length
         if len(draft) > 1:
             places = length + torch.arange(len(path), device=path.device)
-            store.index_copy_(4, places, store.index_select(4, length + path))
+            for part in store.parts:
+                part.index_copy_(4, places, part.index_select(4, length + path))
         length.add_(num_kept)
         return result
 
