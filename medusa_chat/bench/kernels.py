@@ -197,8 +197,10 @@ def _time_attention(
         runs_reached(keys),
     )
     scale = shape.head_dim**-0.5
-    rows_of = [[KVRows(rows, dtype) for rows in store] for store in stores]
-    ours = [partial(attention, query, *cached, heads, placement, scale) for cached in rows_of]
+    ours = [
+        partial(attention, query, KVRows(store[0], dtype), KVRows(store[1], dtype), heads, placement, scale)
+        for store in stores
+    ]
     module, rows_first = torch.nn.Module(), query.transpose(0, 1)[None]
     theirs = [
         partial(

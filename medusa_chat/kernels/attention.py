@@ -9,8 +9,8 @@ joins the parts in order.
 Runs, boundary and gathered places depend on p alone, so a row's output has the same bits whether it was
 decoded plainly, in a prompt or as a node of any tree. Grouped queries share one read of their keys.
 
-Of a cache in 8 bits the whole numbers are multiplied, which 16 bits hold exactly: a key's scale then multiplies
-its scores, a value's scale its weights.
+Of a cache in 8 bits the tensor cores take the whole numbers, which 16 bits hold exactly: a key's scale
+multiplies its scores, a value's scale its weights.
 """
 
 from __future__ import annotations

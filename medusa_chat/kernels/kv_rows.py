@@ -4,8 +4,8 @@ In 8 bits a row (of one layer, keys or values, head and token) is held as the mu
 its largest value. That depends on the row alone, and whoever reads it, the forward that wrote it included,
 reads what is held: so here too plain decoding, prefill and trees give the same bits.
 
-A float32 scale makes it d + 4 bytes a row: 53% of 16 bits for heads of 64, 52% for those of 128. In bfloat16 it
-would be 52% and 51%, with a rounding more to think of.
+A row takes d + 4 bytes: 53% of 16 bits for heads of 64, 52% for those of 128. A scale in bfloat16 would make
+that 52% and 51%, with one more rounding to think of.
 """
 
 from __future__ import annotations
