@@ -160,6 +160,7 @@ def test_say_json_is_one_object_of_the_replys_figures(
         "quantization": "none",
         "device": "cpu",
         "dtype": "float32",
+        "kv_cache": "full",
         "acceptance": "typical",
         "tree_size": 16,
     }

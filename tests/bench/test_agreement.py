@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
+
 import pytest
 import torch
 
+from medusa_chat import cli
 from medusa_chat.bench.agreement import Reading, greedy_reply, read, summarise
 from medusa_chat.decoding.generate import generate, new_context
 from medusa_chat.decoding.planning import plain_plan
@@ -12,6 +16,7 @@ from medusa_chat.model.base import BaseModel
 from medusa_chat.model.lean import lean
 from medusa_chat.records import SamplingOptions
 from tests.tiny import tiny_llama
+from tests.training.chatty import save_chatty_model
 
 PROMPTS = [[(i * step) % 61 + 3 for i in range(20)] for step in range(1, 13)]
 
@@ -58,3 +63,25 @@ def test_the_summary() -> None:
         "tokens_a_reply": 3.0,
         "divergence": pytest.approx(0.2),
     }
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_the_command_tells_it_of_a_cache_in_8_bits(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], as_json: bool
+) -> None:
+    save_chatty_model(tmp_path)
+    prompts = tmp_path / "prompts.jsonl"
+    prompts.write_text('{"prompt": "What is it ?"}\n{"prompt": "Why is it ?"}\n')
+    given = ["--model", str(tmp_path), "--dtype", "float32", "--device", "cpu", "--prompts", str(prompts)]
+    given += ["--max-tokens", "20", "--generate-limit", "0", "--kv-cache", "8bit"]
+    with pytest.raises(SystemExit) as exit_:
+        cli.main(("bench", *given, *(["--json"] if as_json else [])))
+    assert exit_.value.code == 0
+    out = capsys.readouterr().out
+    if as_json:
+        report = json.loads(out)
+        assert (report["kv_cache"], report["identical"], report["agreement"]["replies"]) == ("8bit", 2, 2)
+        assert report["agreement"]["agreement"] > 0.8
+    else:
+        assert "none, float32, KV cache 8bit" in out
+        assert " of 2 replies identical" in out
