@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from pathlib import Path
 
     from medusa_chat.engine.session import Session
-    from medusa_chat.records import Device, DType, Quantization
+    from medusa_chat.records import Device, DType, KVPrecision, Quantization
 
 __all__ = ["load"]
 
@@ -24,10 +24,12 @@ def load(
     quant: Quantization | None = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    kv_cache: KVPrecision = "full",
 ) -> Session:
     """A session with a model that `medusa-chat models` lists, one in a folder, or a transformers causal
     language model that is in memory already, which then needs its tokenizer and is the session's from there
-    on. heads: their folder; by default those that the registry names for the model.
+    on. heads: their folder; by default those that the registry names for the model. kv_cache: "8bit" halves
+    what a conversation takes in memory; replies may then differ from those of the full one.
 
     Takes a second or two to time the model's steps. Raises a MedusaError whose text says what to do.
     """
@@ -39,9 +41,9 @@ def load(
 
     folder = None if heads is None else str(heads)
     if isinstance(model, str | Path):
-        request = LoadRequest(str(model), folder, quant, device, dtype)
+        request = LoadRequest(str(model), folder, quant, device, dtype, kv_cache)
         fetch(request, lambda progress: None)
         opened = open_model(request, lambda progress: None)
     else:
-        opened = adopt_model(model, tokenizer)
+        opened = adopt_model(model, tokenizer, kv_cache)
     return session_with(opened, folder)

@@ -5,13 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from medusa_chat.records import Quantization
+from medusa_chat.records import KVPrecision, Quantization
 
 # What a weight takes in memory; 4 bits have their scales beside them.
 BYTES_PER_WEIGHT: Mapping[Quantization, float] = {"4bit": 0.56, "8bit": 1.0, "none": 2.0}
 HALF = 2  # bytes of a number in 16 bits
 _NF4_BLOCK = 64  # weights to a scale
-_SCALE = 4  # bytes
+_SCALE = 4  # bytes; a row of the KV cache in 8 bits has one too
 
 
 def weights_bytes(num_weights: int, quantization: Quantization, number_bytes: int = HALF) -> int:
@@ -32,8 +32,15 @@ def matrix_bytes(rows: int, columns: int, quantization: Quantization, number_byt
             return number_bytes * count
 
 
-def kv_bytes_of(config: Mapping[str, Any]) -> int | None:
-    """Of one token's keys and values in 16 bits, told from a transformers config; None if it can't be."""
+def kv_row_bytes(head_dim: int, kv_cache: KVPrecision, number_bytes: int = HALF) -> int:
+    """Of one token's key, or value, of one layer and head. number_bytes: of what is not quantised."""
+    return number_bytes * head_dim if kv_cache == "full" else head_dim + _SCALE
+
+
+def kv_bytes_of(config: Mapping[str, Any], kv_cache: KVPrecision = "full") -> int | None:
+    """Of one token's keys and values in 16 bits, or in 8, told from a transformers config; None if it can't
+    be.
+    """
     inner = config.get("text_config")
     text = {**config, **inner} if isinstance(inner, dict) else config
     layers, heads = text.get("num_hidden_layers"), text.get("num_attention_heads")
@@ -42,7 +49,7 @@ def kv_bytes_of(config: Mapping[str, Any]) -> int | None:
     numbers = (layers, kv_heads, head_dim)
     if not all(isinstance(number, int) and number > 0 for number in numbers):
         return None
-    return 2 * HALF * layers * kv_heads * head_dim  # type: ignore[operator]
+    return 2 * layers * kv_heads * kv_row_bytes(head_dim, kv_cache)  # type: ignore[operator,arg-type]
 
 
 def _ratio(whole: Any, part: Any) -> int | None:

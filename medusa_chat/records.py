@@ -13,6 +13,7 @@ AcceptanceRule = Literal["exact", "typical"]
 Quantization = Literal["4bit", "8bit", "none"]
 Device = Literal["auto", "cuda", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
+KVPrecision = Literal["full", "8bit"]  # full: as attention computes, in 16 bits on a GPU and 32 on a CPU
 HeadFormat = Literal["medusa", "vllm", "tgi"]
 FinishReason = Literal["eos", "stop", "length", "context", "cancelled"]
 ContextPolicy = Literal["drop-oldest", "keep-first", "stop"]
@@ -154,13 +155,16 @@ class LoadProgress:
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """What the user asked for, before it is resolved. model: a registry name or a folder."""
+    """What the user asked for, before it is resolved. model: a registry name or a folder. kv_cache: how the
+    conversation's keys and values are held.
+    """
 
     model: str
     heads: str | None = None
     quantization: Quantization | None = None
     device: Device = "auto"
     dtype: DType = "auto"
+    kv_cache: KVPrecision = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -185,3 +189,4 @@ class EngineInfo:
     step_seconds: dict[int, float] = field(default_factory=dict)
     remarks: tuple[str, ...] = ()
     energy_source: EnergySource | None = None
+    kv_cache: KVPrecision = "full"

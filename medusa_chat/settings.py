@@ -21,7 +21,7 @@ from pydantic_settings import (
 
 from medusa_chat.config_file import config_file, line_of, write_values
 from medusa_chat.errors import UsageError
-from medusa_chat.records import Device, DType, Quantization, SamplingOptions
+from medusa_chat.records import Device, DType, KVPrecision, LoadRequest, Quantization, SamplingOptions
 
 _PREFIX = "MEDUSA_CHAT_"
 _DELIMITER = "__"
@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     quant: Quantization | None = None
     device: Device = "auto"
     dtype: DType = "auto"
+    kv_cache: KVPrecision = "full"
     system: str | None = None
     theme: str = "textual-dark"
     screen_reader: bool = False
@@ -52,6 +53,10 @@ class Settings(BaseSettings):
     sampling: SamplingOptions = SamplingOptions()
     presets: dict[str, SamplingOptions] = {}
     keys: dict[str, str] = {}
+
+    def load_request(self, heads: str | None) -> LoadRequest:
+        """For the model that is set; heads: those given, if any."""
+        return LoadRequest(self.model, heads, self.quant, self.device, self.dtype, self.kv_cache)
 
     @classmethod
     def settings_customise_sources(

@@ -160,6 +160,7 @@ def test_say_json_is_one_object_of_the_replys_figures(
         "quantization": "none",
         "device": "cpu",
         "dtype": "float32",
+        "kv_cache": "full",
         "acceptance": "typical",
         "tree_size": 16,
     }
@@ -314,8 +315,8 @@ def test_the_chat_gets_settings_and_request(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(sys, "stdout", Terminal())
     (tmp_path / "config.json").write_text("{}")
     options = ["--model", str(tmp_path), "--heads", "h", "--quant", "8bit", "--device", "cpu", "--continue"]
-    assert run(*options) == 0
-    assert received["request"] == LoadRequest(str(tmp_path), "h", "8bit", "cpu", "auto")
+    assert run(*options, "--kv-cache", "8bit") == 0
+    assert received["request"] == LoadRequest(str(tmp_path), "h", "8bit", "cpu", "auto", "8bit")
     assert received["settings"].model == str(tmp_path)
     assert received["resume"] is True
 

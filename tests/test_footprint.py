@@ -41,6 +41,8 @@ def test_what_the_registry_says_of_keys_and_values_is_what_a_config_says(model: 
     }
     assert find_entry(model).kv_bytes == kv_bytes_of(config)
     assert kv_bytes_of({"text_config": config}) == kv_bytes_of(config)
+    in_8_bits = kv_bytes_of(config, "8bit")
+    assert in_8_bits == 2 * known.num_layers * known.num_kv_heads * (known.head_dim + 4)
 
 
 @pytest.mark.parametrize("config", [{}, {"num_hidden_layers": "two"}, {"num_attention_heads": 0}])

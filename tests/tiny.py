@@ -11,6 +11,7 @@ from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.path_heads import PathHeads
+from medusa_chat.records import KVPrecision
 
 
 def tiny_llama(
@@ -46,7 +47,7 @@ class TableModel(BaseModel):
         self.dtype = torch.float32
         self.context_length = 10_000
 
-    def new_cache(self, max_length: int | None = None) -> KVCache:
+    def new_cache(self, max_length: int | None = None, kv_cache: KVPrecision = "full") -> KVCache:
         return KVCache(0, self.context_length, torch.float32)
 
     def forward(

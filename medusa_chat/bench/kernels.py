@@ -176,6 +176,7 @@ def _time_attention(
 ) -> dict[str, Any]:
     """N rows of a tree behind num_context tokens: every row sees those, and itself."""
     from medusa_chat.kernels.attention import Placement, attention, runs_reached
+    from medusa_chat.kernels.kv_rows import KVRows
     from medusa_chat.kernels.rotary import HeadShape
 
     keys = num_context + num_rows
@@ -196,7 +197,10 @@ def _time_attention(
         runs_reached(keys),
     )
     scale = shape.head_dim**-0.5
-    ours = [partial(attention, query, store[0], store[1], heads, placement, scale) for store in stores]
+    ours = [
+        partial(attention, query, KVRows(store[0], dtype), KVRows(store[1], dtype), heads, placement, scale)
+        for store in stores
+    ]
     module, rows_first = torch.nn.Module(), query.transpose(0, 1)[None]
     theirs = [
         partial(

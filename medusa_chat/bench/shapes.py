@@ -5,8 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
-from medusa_chat.footprint import matrix_bytes
-from medusa_chat.records import Quantization
+from medusa_chat.footprint import kv_row_bytes, matrix_bytes
+from medusa_chat.records import KVPrecision, Quantization
 
 RandomKind = Literal["block", "path"]  # of random heads
 ShapeName = Literal["llama-2-7b", "llama-3-8b", "qwen2.5-7b", "mistral-7b", "tinyllama", "smollm2-135m"]
@@ -39,7 +39,13 @@ class Shape:
             "down": (self.hidden_size, self.intermediate_size),
         }
 
-    def bytes_read(self, quantization: Quantization, dtype_bytes: int, num_context: int) -> int:
+    def bytes_read(
+        self,
+        quantization: Quantization,
+        dtype_bytes: int,
+        num_context: int,
+        kv_cache: KVPrecision = "full",
+    ) -> int:
         """What a plain step must read: every linear and the LM head (never quantised) once, and the cached
         keys and values.
         """
@@ -47,7 +53,8 @@ class Shape:
             matrix_bytes(outputs, inputs, quantization, dtype_bytes)
             for outputs, inputs in self.linears.values()
         )
-        per_layer += 2 * num_context * self.num_kv_heads * self.head_dim * dtype_bytes
+        row_bytes = kv_row_bytes(self.head_dim, kv_cache, dtype_bytes)
+        per_layer += 2 * num_context * self.num_kv_heads * row_bytes
         return self.num_layers * per_layer + self.vocab_size * self.hidden_size * dtype_bytes
 
     def config(self, context_length: int) -> Any:

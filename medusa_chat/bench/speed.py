@@ -79,6 +79,7 @@ def compare(
         "model": info.model,
         "quantization": info.quantization,
         "dtype": info.dtype,
+        "kv_cache": info.kv_cache,
         "device": info.device,
         "machine": f"{info.device_name}, {platform.system()} {platform.machine()}",
     }

@@ -21,7 +21,7 @@ from medusa_chat.model.base import BaseModel
 from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name
-from medusa_chat.records import LoadProgress, Quantization, SamplingOptions
+from medusa_chat.records import KVPrecision, LoadProgress, Quantization, SamplingOptions
 
 NUM_HEADS = 5
 WEIGHTS = "random weights: nothing here tells how many drafts are accepted"
@@ -39,6 +39,7 @@ def measure_steps(
     on_progress: Callable[[LoadProgress], None],
     *,
     head_kind: RandomKind = "block",
+    kv_cache: KVPrecision = "full",
     with_generate: bool = False,
 ) -> dict[str, Any]:
     """The report of `bench step`: median steps of each number of nodes behind num_context tokens.
@@ -54,14 +55,14 @@ def measure_steps(
     base, heads = fastest(base, random_heads(base, NUM_HEADS, head_kind))
     assert heads is not None
     _forget_peak(device)
-    context = new_context(base, heads)
+    context = new_context(base, heads, kv_cache)
     seconds = {}
     for nodes in sorted({1, *node_counts}):
         on_progress(LoadProgress(f"Steps of {nodes} nodes"))
         seconds[nodes] = statistics.median(step_seconds(base, heads, nodes, context, num_context))
     memory = _peak(device) or base.num_bytes + heads.num_bytes + context.cache.num_bytes
     bandwidth = copy_bandwidth(device)
-    bytes_read = shape.bytes_read(quantization, dtype.itemsize, num_context)
+    bytes_read = shape.bytes_read(quantization, dtype.itemsize, num_context, kv_cache)
     report: dict[str, Any] = {
         "shape": shape.name,
         "weights": WEIGHTS,
@@ -70,6 +71,7 @@ def measure_steps(
         "device": device.type,
         "machine": device_name(device),
         "context": num_context,
+        "kv_cache": kv_cache,
         "heads": NUM_HEADS,
         "head_kind": head_kind,
         "plain": {

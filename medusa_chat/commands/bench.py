@@ -19,6 +19,7 @@ from medusa_chat.commands.options import (
     DTypeOption,
     HeadsOption,
     JsonOption,
+    KVCacheOption,
     ModelOption,
     QuantOption,
     TreeOption,
@@ -28,7 +29,7 @@ from medusa_chat.commands.options import (
 from medusa_chat.commands.progress import shown_progress
 from medusa_chat.commands.table import as_table, figure
 from medusa_chat.errors import UsageError
-from medusa_chat.records import LoadProgress, LoadRequest, SamplingOptions
+from medusa_chat.records import LoadProgress, SamplingOptions
 
 bench = typer.Typer(name="bench", rich_markup_mode=None)
 bench.command()(step)
@@ -57,9 +58,12 @@ def compare_decoding(
     quant: QuantOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
+    kv_cache: KVCacheOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer prompts greedily, plainly and with drafts, and compare."""
+    """Answer prompts greedily, plainly and with drafts, and compare. With --kv-cache 8bit, tell also how far
+    replies stay those of the full cache.
+    """
     if context.invoked_subcommand is not None:
         _refuse_options(context)
         return
@@ -67,12 +71,13 @@ def compare_decoding(
     from medusa_chat.prompt_file import read_prompt_file
     from medusa_chat.settings import load_settings
 
-    settings = load_settings(model=model, quant=quant, device=device, dtype=dtype)
-    request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
+    settings = load_settings(model=model, quant=quant, device=device, dtype=dtype, kv_cache=kv_cache)
+    request = settings.load_request(heads)
     greedy = SamplingOptions(temperature=0.0, max_tokens=max_tokens)
     options = with_overrides(greedy, tree_size=tree_size, tree=tree)
     check_tree(options.tree)
     with shown_progress(always=False) as on_progress:
+        from medusa_chat.bench.agreement import measure_agreement
         from medusa_chat.bench.generation import measure_generate
         from medusa_chat.bench.speed import OWN_PROMPTS, compare, over_generate
         from medusa_chat.engine.session import open_session
@@ -89,9 +94,11 @@ def compare_decoding(
             options,
             lambda done: on_progress(LoadProgress(f"Prompt {done} of {len(chosen)}", done / len(chosen))),
         )
+        info = session.info
+        session.close()  # one model in memory at a time
+        if info.kv_cache != "full":
+            report["agreement"] = measure_agreement(request, info, chosen, max_tokens, on_progress)
         if generate_limit:
-            info = session.info
-            session.close()  # one model in memory at a time
             generated = measure_generate(request, info, chosen[:generate_limit], max_tokens, on_progress)
             report |= over_generate(report, generated)
     print(json.dumps(report) if as_json else _as_text(report))
@@ -127,7 +134,8 @@ def _as_text(report: dict[str, Any]) -> str:
         for name, part in parts
     ]
     lines = [
-        f"{report['model']}, {report['quantization']}, {report['dtype']}, {report['tree_size']} nodes",
+        f"{report['model']}, {report['quantization']}, {report['dtype']}, KV cache {report['kv_cache']}, "
+        f"{report['tree_size']} nodes",
         report["machine"],
         "",
         as_table(("", "prompts", "plain tok/s", "Medusa tok/s", "tok/step", "speed-up"), rows),
@@ -136,6 +144,13 @@ def _as_text(report: dict[str, Any]) -> str:
         f"{figure(report['medusa']['ms_per_step'])} ms with drafts",
         f"{report['identical']} of {report['prompts']} answers identical token by token",
     ]
+    if "agreement" in report:
+        kept = report["agreement"]
+        lines.append(
+            f"against the full KV cache: {kept['identical']} of {kept['replies']} replies identical, "
+            f"{figure(100 * kept['agreement'])}% of tokens chosen alike, "
+            f"{figure(kept['divergence'], 4)} nats apart a token"
+        )
     if "generate" in report:
         generated = report["generate"]
         lines.append(

@@ -127,7 +127,8 @@ def _default_model() -> Section:
     from medusa_chat.settings import load_settings
 
     try:
-        spec = resolve(load_settings().model)
+        settings = load_settings()
+        spec = resolve(settings.model)
     except MedusaError as error:
         return {"problem": str(error)}
     heads = spec.heads_place
@@ -136,6 +137,7 @@ def _default_model() -> Section:
         "here": checkpoints.is_local(spec),
         "sound": checkpoints.is_sound(spec),
         "heads_here": heads is not None and checkpoints.heads_are_here(heads),
+        "kv_cache": settings.kv_cache,
     }
 
 

@@ -12,7 +12,7 @@ import typer
 from medusa_chat.commands.completing import complete_model
 from medusa_chat.errors import UsageError
 from medusa_chat.printable import printable
-from medusa_chat.records import Device, DType, Quantization, SamplingOptions
+from medusa_chat.records import Device, DType, KVPrecision, Quantization, SamplingOptions
 
 _MODEL = "A model `models` lists, a folder, or OWNER/NAME on the hub."
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL, autocompletion=complete_model)]
@@ -31,6 +31,10 @@ HeadsOption = Annotated[
 QuantOption = Annotated[Quantization | None, typer.Option("--quant", help="How the weights are held.")]
 DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where the model runs.")]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="What the model computes in.")]
+KVCacheOption = Annotated[
+    KVPrecision | None,
+    typer.Option("--kv-cache", help="How the conversation's keys and values are held: 8bit takes half."),
+]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TreeOption = Annotated[
     str | None,

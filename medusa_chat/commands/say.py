@@ -14,6 +14,7 @@ from medusa_chat.commands.options import (
     DTypeOption,
     HeadsOption,
     JsonOption,
+    KVCacheOption,
     ModelOption,
     QuantOption,
     TreeOption,
@@ -48,6 +49,7 @@ def say(
     quant: QuantOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
+    kv_cache: KVCacheOption = None,
     system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="1 is off.")] = None,
@@ -68,7 +70,9 @@ def say(
     from medusa_chat.registry import resolve
     from medusa_chat.settings import load_settings
 
-    settings = load_settings(model=model, quant=quant, device=device, dtype=dtype, system=system)
+    settings = load_settings(
+        model=model, quant=quant, device=device, dtype=dtype, kv_cache=kv_cache, system=system
+    )
     options = with_overrides(
         settings.sampling,
         temperature=temperature,
@@ -86,8 +90,7 @@ def say(
     check_tree(options.tree)
     resolve(settings.model)
     messages = _messages(settings.system, _read_prompt(prompt))
-    request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
-    session = _open(request)
+    session = _open(settings.load_request(heads))
     print_remarks(session.info.remarks)
     try:
         session.options = options
@@ -143,6 +146,7 @@ class Answer:
             "quantization": info.quantization,
             "device": info.device,
             "dtype": info.dtype,
+            "kv_cache": info.kv_cache,
             "acceptance": options.acceptance,
             "tree_size": _tree_size(info, options),
         }

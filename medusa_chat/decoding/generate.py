@@ -19,7 +19,7 @@ from medusa_chat.decoding.sampling import choose
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.heads import MedusaHeads
-from medusa_chat.records import BASE_ORIGIN, FinishReason, SamplingOptions
+from medusa_chat.records import BASE_ORIGIN, FinishReason, KVPrecision, SamplingOptions
 
 if TYPE_CHECKING:
     from medusa_chat.decoding.step_graphs import StepGraphs
@@ -174,9 +174,9 @@ def _eager_steps(
         yield Step([*kept[1:], root], origins, len(draft), seconds, head_depth, expected)
 
 
-def new_context(base: BaseModel, heads: MedusaHeads | None) -> Context:
+def new_context(base: BaseModel, heads: MedusaHeads | None, kv_cache: KVPrecision = "full") -> Context:
     """An empty conversation with these models."""
-    context = Context(base.new_cache())
+    context = Context(base.new_cache(kv_cache=kv_cache))
     if base.runs_in_graphs:
         from medusa_chat.decoding.step_graphs import StepGraphs  # Triton's, which only a GPU's torch brings
 

@@ -27,6 +27,7 @@ from medusa_chat.kernels.attention import MAX_DEPTH, Placement, runs_reached
 from medusa_chat.kernels.beside import beside, rejoin
 from medusa_chat.kernels.choice import choose_rows, rank_guesses
 from medusa_chat.kernels.keeping import keep_path
+from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.fused import FusedModel
@@ -80,7 +81,7 @@ class StepGraphs:
         self._graphs: dict[tuple[int, int | None], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
         self._plans: list[Plan] = []  # keeps the candidates alive whose addresses the graphs hold
         self._pool = torch.cuda.graph_pool_handle()
-        self._store: torch.Tensor | None = None
+        self._store: KVRows | None = None
         # What one step leaves for the next.
         self._state = StepState(
             root=torch.zeros(1, dtype=torch.int64, device=device),
@@ -163,7 +164,7 @@ class StepGraphs:
             self._plans.append(plan)
         return self._graphs[key]
 
-    def _captured(self, plan: Plan, store: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
+    def _captured(self, plan: Plan, store: KVRows) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         state = self._state.root, self._state.hidden, self._state.length, self._state.text
         saved = [tensor.clone() for tensor in state]
         # Compiles kernels, outside of the capture; the rows it writes lie behind all that are kept.
@@ -175,7 +176,7 @@ class StepGraphs:
             result = self._step(plan, store)
         return graph, result
 
-    def _step(self, plan: Plan, store: torch.Tensor) -> torch.Tensor:
+    def _step(self, plan: Plan, store: KVRows) -> torch.Tensor:
         """One step on device memory alone: a result as _Launched holds it."""
         base = self._base
         # Propose
@@ -192,7 +193,8 @@ class StepGraphs:
         )
         # Commit
         if len(draft) > 1:
-            keep_path(store, self._state.length, path)
+            for part in store.parts:
+                keep_path(part, self._state.length, path)
         self._state.length.add_(num_kept)
         return result
 

@@ -17,7 +17,7 @@ from medusa_chat.model.head_files import holds_heads, load_heads, outline_heads
 from medusa_chat.model.heads import CONFIG_FILE, MedusaHeads
 from medusa_chat.model.loading import adopt_base_model, held_in, load_base_model, pick_device, pick_dtype
 from medusa_chat.model.weight_files import read_config
-from medusa_chat.records import LoadProgress, LoadRequest, Quantization
+from medusa_chat.records import KVPrecision, LoadProgress, LoadRequest, Quantization
 from medusa_chat.registry import HubSource, ModelSpec, resolve, resolve_heads, spec_name
 
 OnProgress = Callable[[LoadProgress], None]
@@ -32,6 +32,7 @@ class OpenModel:
     tokenizer: Any
     quantization: Quantization
     folder: Path | None = None  # where the base was read from; None for one made in memory
+    kv_cache: KVPrecision = "full"
 
 
 def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
@@ -42,10 +43,10 @@ def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
     quantization = request.quantization or spec.quantization
     on_progress(LoadProgress(f"Loading {spec.name}"))
     base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device))
-    return OpenModel(spec, base, load_tokenizer(spec, folder), quantization, folder)
+    return OpenModel(spec, base, load_tokenizer(spec, folder), quantization, folder, request.kv_cache)
 
 
-def adopt_model(causal_lm: Any, tokenizer: Any) -> OpenModel:
+def adopt_model(causal_lm: Any, tokenizer: Any, kv_cache: KVPrecision = "full") -> OpenModel:
     """A transformers model that somebody else has loaded, on its device and in its dtype.
 
     Raises UsageError without its tokenizer, UnsupportedModel if it can't verify trees.
@@ -54,7 +55,7 @@ def adopt_model(causal_lm: Any, tokenizer: Any) -> OpenModel:
         raise UsageError("A model that is in memory already needs its tokenizer: load(model, tokenizer=…).")
     name = str(causal_lm.config.name_or_path or type(causal_lm).__name__)
     spec = ModelSpec(name=spec_name(name), base=name, folder=Path(name))
-    return OpenModel(spec, adopt_base_model(causal_lm), tokenizer, held_in(causal_lm))
+    return OpenModel(spec, adopt_base_model(causal_lm), tokenizer, held_in(causal_lm), kv_cache=kv_cache)
 
 
 def fetch(request: LoadRequest, on_progress: OnProgress) -> None:

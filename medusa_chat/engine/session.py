@@ -69,12 +69,13 @@ class Session:
         # An adapted model is another one: its words may differ.
         self._name = model.spec.name + ("+adapter" if base.adapter else "")
         self._quantization = model.quantization
+        self._kv_cache = model.kv_cache
         self._tokenizer = model.tokenizer
         self._base = base
         self._heads = heads
         self._remarks = remarks
         self._prompter = Prompter(model.tokenizer, base.context_length)
-        self._context = new_context(base, heads)
+        self._context = new_context(base, heads, self._kv_cache)
         self._eos_ids = eos_ids(base, model.tokenizer)
         self._path_probability = (
             {} if heads is None else heads.calibration or published_paths(heads.num_heads)
@@ -115,6 +116,7 @@ class Session:
             step_seconds=dict(self._step_seconds),
             remarks=self._remarks,
             energy_source=self._energy.source,
+            kv_cache=self._kv_cache,
         )
 
     def reply(self, messages: Sequence[Message]) -> Iterator[ReplyStarted | Chunk]:
@@ -164,10 +166,12 @@ class Session:
             if not is_out_of_memory(error):
                 raise
             num_tokens = len(self._context.ids)
-            self._context = new_context(self._base, self._heads)  # its memory is what there is to free
+            # Its memory is what there is to free.
+            self._context = new_context(self._base, self._heads, self._kv_cache)
+            smaller = "a smaller --quant" + (" or --kv-cache 8bit" if self._kv_cache == "full" else "")
             raise OutOfMemory(
                 f"Memory ran out at {num_tokens:,} tokens of context; what was said is kept. Start a new "
-                "conversation, choose a smaller tree, or load the model with a smaller --quant."
+                f"conversation, choose a smaller tree, or load the model with {smaller}."
             ) from error
 
     def _steps(self, prompt_ids: Sequence[int]) -> Iterator[Step]:

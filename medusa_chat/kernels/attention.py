@@ -8,6 +8,9 @@ joins the parts in order.
 
 Runs, boundary and gathered places depend on p alone, so a row's output has the same bits whether it was
 decoded plainly, in a prompt or as a node of any tree. Grouped queries share one read of their keys.
+
+Of a cache in 8 bits the tensor cores take the whole numbers, which 16 bits hold exactly: a key's scale
+multiplies its scores, a value's scale its weights.
 """
 
 from __future__ import annotations
@@ -19,6 +22,7 @@ import triton
 import triton.language as tl
 
 from medusa_chat.kernels.beside import beside, rejoin
+from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.kernels.rotary import HeadShape
 
 MAX_DEPTH = 15  # of a tree; the gathered part must reach from any node to its root
@@ -51,8 +55,8 @@ def runs_reached(num_positions: int) -> int:
 
 def attention_reference(
     queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    keys: KVRows,
+    values: KVRows,
     shape: HeadShape,
     placement: Placement,
     scale: float,
@@ -60,17 +64,18 @@ def attention_reference(
     """queries (M, H, d), keys and values (G, capacity, d) with the M rows appended -> (M, H·d)."""
     num_rows = queries.shape[0]
     length, depths = int(placement.length), placement.depths
-    rows = torch.arange(num_rows, device=queries.device)
+    own = torch.arange(num_rows, device=queries.device)
     if placement.paths is None:
-        visible = rows <= rows[:, None]
+        visible = own <= own[:, None]
     else:
-        on_path = torch.arange(placement.paths.shape[1], device=rows.device) <= depths[:, None]  # (M, W)
-        visible = ((placement.paths[:, :, None] == rows) & on_path[:, :, None]).any(1)
+        on_path = torch.arange(placement.paths.shape[1], device=own.device) <= depths[:, None]  # (M, W)
+        visible = ((placement.paths[:, :, None] == own) & on_path[:, :, None]).any(1)
     before = visible.new_ones(num_rows, length)
     visible = torch.cat([before, visible], 1)  # (M, T + M)
     group = shape.num_heads // shape.num_kv_heads
     seen_keys, seen_values = (
-        x[:, : length + num_rows].float().repeat_interleave(group, 0) for x in (keys, values)
+        rows[:, : length + num_rows].read(torch.float32).repeat_interleave(group, 0)
+        for rows in (keys, values)
     )
     scores = torch.einsum("mhd,htd->hmt", queries.float(), seen_keys) * scale
     weights = scores.masked_fill(~visible, -torch.inf).softmax(-1)
@@ -79,8 +84,8 @@ def attention_reference(
 
 def attention(
     queries: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    keys: KVRows,
+    values: KVRows,
     shape: HeadShape,
     placement: Placement,
     scale: float,
@@ -94,17 +99,18 @@ def attention(
     parts = torch.empty(num_rows, num_heads, num_parts, dim, dtype=torch.float32, device=queries.device)
     sums = torch.empty(num_rows, num_heads, num_parts, 2, dtype=torch.float32, device=queries.device)
     out = torch.empty(num_rows, num_heads * dim, dtype=queries.dtype, device=queries.device)
+    cached = keys.numbers, values.numbers, keys.scales, values.scales
     where = placement.length, placement.depths
     sizes = {"HEADS": num_heads, "DIM": dim, "BLOCK_DIM": triton.next_power_of_2(dim)}
     scale_2 = scale * 1.4426950408889634  # powers of two are cheaper than of e
     with beside(queries.device):
         _gathered_kernel[(num_rows, shape.num_kv_heads)](
-            queries, keys, values, *where, placement.paths, parts, sums, num_parts, keys.stride(0), scale_2,
+            queries, *cached, *where, placement.paths, parts, sums, num_parts, keys.shape[1], scale_2,
             **sizes, GROUP=group, WIDTH=0 if placement.paths is None else placement.paths.shape[1],
             num_warps=4,
         )  # fmt: skip
     _runs_kernel[(placement.num_runs, shape.num_kv_heads, num_tiles)](
-        queries, keys, values, *where, parts, sums, num_rows, num_parts, keys.stride(0), scale_2,
+        queries, *cached, *where, parts, sums, num_rows, num_parts, keys.shape[1], scale_2,
         **sizes, GROUP=group, BLOCK_ROWS=_BLOCK_ROWS, BLOCK_KEYS=64, num_warps=4, num_stages=3,
     )  # fmt: skip
     rejoin(queries.device)
@@ -120,8 +126,8 @@ def _boundary(position):
 
 @triton.jit(do_not_specialize=["num_rows", "num_parts"])
 def _runs_kernel(
-    queries_ptr, keys_ptr, values_ptr, length_ptr, depths_ptr, parts_ptr, sums_ptr,
-    num_rows, num_parts, kv_stride, scale,
+    queries_ptr, keys_ptr, values_ptr, key_scales_ptr, value_scales_ptr, length_ptr, depths_ptr,
+    parts_ptr, sums_ptr, num_rows, num_parts, capacity, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr,
     BLOCK_ROWS: tl.constexpr, BLOCK_KEYS: tl.constexpr,
 ):  # fmt: skip
@@ -148,21 +154,26 @@ def _runs_kernel(
         best = tl.full((BLOCK_ROWS,), -float("inf"), tl.float32)
         total = tl.zeros((BLOCK_ROWS,), tl.float32)
         acc = tl.zeros((BLOCK_ROWS, BLOCK_DIM), tl.float32)
-        base = kv_head.to(tl.int64) * kv_stride
+        base = kv_head.to(tl.int64) * capacity
         for block in range(_RUN // BLOCK_KEYS):
             at = first + block * BLOCK_KEYS + tl.arange(0, BLOCK_KEYS)
             within = at < last
-            offsets = base + at.to(tl.int64)[:, None] * DIM + dim[None, :]
+            slots = base + at
+            offsets = slots[:, None] * DIM + dim[None, :]
             there = within[:, None] & in_dim[None, :]
-            k = tl.load(keys_ptr + offsets, mask=there, other=0.0)  # (BLOCK_KEYS, d)
-            v = tl.load(values_ptr + offsets, mask=there, other=0.0)
+            k = tl.load(keys_ptr + offsets, mask=there, other=0).to(q.dtype)  # (BLOCK_KEYS, d)
+            v = tl.load(values_ptr + offsets, mask=there, other=0).to(q.dtype)
             scores = tl.dot(q, tl.trans(k)) * scale
+            if key_scales_ptr is not None:
+                scores *= tl.load(key_scales_ptr + slots, mask=within, other=0.0)[None, :]
             scores = tl.where(at[None, :] < boundary[:, None], scores, -float("inf"))
             new_best = tl.maximum(best, tl.max(scores, 1))
             safe = tl.where(new_best == -float("inf"), 0.0, new_best)
             weights = tl.exp2(scores - safe[:, None])
             shrink = tl.exp2(best - safe)
             total = total * shrink + tl.sum(weights, 1)
+            if value_scales_ptr is not None:
+                weights *= tl.load(value_scales_ptr + slots, mask=within, other=0.0)[None, :]
             acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v)
             best = new_best
         part = (row * HEADS + head).to(tl.int64) * num_parts + run
@@ -173,8 +184,8 @@ def _runs_kernel(
 
 @triton.jit(do_not_specialize=["num_parts"])
 def _gathered_kernel(
-    queries_ptr, keys_ptr, values_ptr, length_ptr, depths_ptr, paths_ptr, parts_ptr, sums_ptr,
-    num_parts, kv_stride, scale,
+    queries_ptr, keys_ptr, values_ptr, key_scales_ptr, value_scales_ptr, length_ptr, depths_ptr, paths_ptr,
+    parts_ptr, sums_ptr, num_parts, capacity, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
     """One row, of all heads of the group, against its last 16 to 31 keys and itself."""
@@ -190,18 +201,23 @@ def _gathered_kernel(
         at = tl.where(in_tree, length + node, at)
     dim = tl.arange(0, BLOCK_DIM)
     in_dim = dim < DIM
-    offsets = kv_head.to(tl.int64) * kv_stride + at.to(tl.int64)[:, None] * DIM + dim[None, :]
+    slots = kv_head.to(tl.int64) * capacity + at
+    offsets = slots[:, None] * DIM + dim[None, :]
     there = within[:, None] & in_dim[None, :]
-    k = tl.load(keys_ptr + offsets, mask=there, other=0.0)  # (32, d)
-    v = tl.load(values_ptr + offsets, mask=there, other=0.0)
+    k = tl.load(keys_ptr + offsets, mask=there, other=0).to(tl.float32)  # (32, d)
+    v = tl.load(values_ptr + offsets, mask=there, other=0).to(tl.float32)
+    if key_scales_ptr is not None:
+        k *= tl.load(key_scales_ptr + slots, mask=within, other=0.0)[:, None]
+    if value_scales_ptr is not None:
+        v *= tl.load(value_scales_ptr + slots, mask=within, other=0.0)[:, None]
     for i in range(GROUP):
         query = row * HEADS + kv_head * GROUP + i
         q = tl.load(queries_ptr + query * DIM + dim, mask=in_dim, other=0.0).to(tl.float32)
-        scores = tl.where(within, tl.sum(k.to(tl.float32) * q[None, :], 1) * scale, -float("inf"))
+        scores = tl.where(within, tl.sum(k * q[None, :], 1) * scale, -float("inf"))
         best = tl.max(scores, 0)
         weights = tl.exp2(scores - best)
         part = query.to(tl.int64) * num_parts + num_parts - 1
-        acc = tl.sum(weights[:, None] * v.to(tl.float32), 0)
+        acc = tl.sum(weights[:, None] * v, 0)
         tl.store(parts_ptr + part * DIM + dim, acc, mask=in_dim)
         tl.store(sums_ptr + part * 2, best)
         tl.store(sums_ptr + part * 2 + 1, tl.sum(weights, 0))

@@ -8,6 +8,10 @@ import torch
 import triton
 import triton.language as tl
 
+from medusa_chat.kernels.kv_rows import LARGEST, LEAST, KVRows
+
+_LARGEST, _LEAST = tl.constexpr(LARGEST), tl.constexpr(LEAST)
+
 
 @dataclass(frozen=True, slots=True)
 class HeadShape:
@@ -33,8 +37,8 @@ def rotate_and_append_reference(
     turns: torch.Tensor,
     length: torch.Tensor,
     depths: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    keys: KVRows,
+    values: KVRows,
     norms: HeadNorms | None = None,
 ) -> torch.Tensor:
     """partial (S, M, (H + 2G)·d) float32 of the merged projection; turns (2, C, d / 2) float32, cos and sin
@@ -53,12 +57,12 @@ def rotate_and_append_reference(
 
     def turned(x: torch.Tensor) -> torch.Tensor:
         first, second = x.chunk(2, -1)
-        return torch.cat([first * cos - second * sin, second * cos + first * sin], -1).to(keys.dtype)
+        return torch.cat([first * cos - second * sin, second * cos + first * sin], -1)
 
-    rows = length.long() + torch.arange(num_rows, device=keys.device)
-    keys[:, rows] = turned(key).transpose(0, 1)
-    values[:, rows] = value.to(values.dtype).transpose(0, 1)
-    return turned(query)
+    new = slice(int(length), int(length) + num_rows)
+    keys[:, new].write(turned(key).transpose(0, 1))
+    values[:, new].write(value.transpose(0, 1))
+    return turned(query).to(keys.dtype)
 
 
 def rotate_and_append(
@@ -67,18 +71,18 @@ def rotate_and_append(
     turns: torch.Tensor,
     length: torch.Tensor,
     depths: torch.Tensor,
-    keys: torch.Tensor,
-    values: torch.Tensor,
+    keys: KVRows,
+    values: KVRows,
     norms: HeadNorms | None = None,
 ) -> torch.Tensor:
     """As rotate_and_append_reference, in one launch."""
     num_parts, num_rows, _ = partial.shape
-    queries = torch.empty(num_rows, shape.num_heads, shape.head_dim, dtype=keys.dtype, device=keys.device)
+    queries = torch.empty(num_rows, shape.num_heads, shape.head_dim, dtype=keys.dtype, device=partial.device)
     _rotate_kernel[(num_rows, shape.num_heads + 2 * shape.num_kv_heads)](
-        partial, turns, length, depths, queries, keys, values,
+        partial, turns, length, depths, queries, keys.numbers, values.numbers, keys.scales, values.scales,
         None if norms is None else norms.query, None if norms is None else norms.key,
         0.0 if norms is None else norms.eps,
-        num_rows, turns.shape[1], keys.stride(0),
+        num_rows, turns.shape[1], keys.shape[1],
         HEADS=shape.num_heads, KV_HEADS=shape.num_kv_heads, DIM=shape.head_dim,
         BLOCK=triton.next_power_of_2(shape.head_dim // 2), NUM_PARTS=num_parts, num_warps=1,
     )  # fmt: skip
@@ -88,7 +92,7 @@ def rotate_and_append(
 @triton.jit(do_not_specialize=["num_rows"])
 def _rotate_kernel(
     partial_ptr, turns_ptr, length_ptr, depths_ptr, queries_ptr, keys_ptr, values_ptr,
-    query_norm_ptr, key_norm_ptr, eps, num_rows, num_positions, kv_stride,
+    key_scales_ptr, value_scales_ptr, query_norm_ptr, key_norm_ptr, eps, num_rows, num_positions, capacity,
     HEADS: tl.constexpr, KV_HEADS: tl.constexpr, DIM: tl.constexpr,
     BLOCK: tl.constexpr, NUM_PARTS: tl.constexpr,
 ):  # fmt: skip
@@ -113,16 +117,31 @@ def _rotate_kernel(
     position = length + tl.load(depths_ptr + row)
     cos = tl.load(turns_ptr + position * HALF + at, mask=inside, other=0.0)
     sin = tl.load(turns_ptr + (num_positions + position) * HALF + at, mask=inside, other=0.0)
-    slot = (length + row).to(tl.int64) * DIM
-    kind = keys_ptr.dtype.element_ty
-    if head < HEADS + KV_HEADS:
-        if head < HEADS:
-            target = queries_ptr + (row * HEADS + head) * DIM + at
-        else:
-            target = keys_ptr + (head - HEADS) * kv_stride + slot + at
-        tl.store(target, (first * cos - second * sin).to(kind), mask=inside)
-        tl.store(target + HALF, (second * cos + first * sin).to(kind), mask=inside)
+    turned_first = first * cos - second * sin
+    turned_second = second * cos + first * sin
+    if head < HEADS:
+        target = queries_ptr + (row * HEADS + head) * DIM + at
+        kind = queries_ptr.dtype.element_ty
+        tl.store(target, turned_first.to(kind), mask=inside)
+        tl.store(target + HALF, turned_second.to(kind), mask=inside)
+    elif head < HEADS + KV_HEADS:
+        slot = (head - HEADS) * capacity.to(tl.int64) + length + row
+        _write_row(keys_ptr, key_scales_ptr, slot, turned_first, turned_second, at, inside, DIM)
     else:
-        target = values_ptr + (head - HEADS - KV_HEADS) * kv_stride + slot + at
-        tl.store(target, first.to(kind), mask=inside)
-        tl.store(target + HALF, second.to(kind), mask=inside)
+        slot = (head - HEADS - KV_HEADS) * capacity.to(tl.int64) + length + row
+        _write_row(values_ptr, value_scales_ptr, slot, first, second, at, inside, DIM)
+
+
+@triton.jit
+def _write_row(numbers_ptr, scales_ptr, slot, first, second, at, inside, DIM: tl.constexpr):
+    """KVRows.write of one row, which comes in halves."""
+    if scales_ptr is not None:
+        largest = tl.maximum(tl.max(tl.abs(first)), tl.max(tl.abs(second)))
+        scale = tl.maximum(largest, _LEAST) / _LARGEST
+        tl.store(scales_ptr + slot, scale)
+        first = tl.floor(first / scale + 0.5)
+        second = tl.floor(second / scale + 0.5)
+    target = numbers_ptr + slot * DIM + at
+    kind = numbers_ptr.dtype.element_ty
+    tl.store(target, first.to(kind), mask=inside)
+    tl.store(target + DIM // 2, second.to(kind), mask=inside)

@@ -12,6 +12,7 @@ import torch.nn.functional as F
 from medusa_chat.errors import UnsupportedModel
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.cache import KVCache
+from medusa_chat.records import KVPrecision
 
 # Model types whose attention is exactly softmax(scale · QK^T + mask)V: these may use ours.
 LLAMA_FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3"})
@@ -65,14 +66,14 @@ class BaseModel:
         """Digest of the adapter that is merged into the weights, if any (model/adapter.py)."""
         return getattr(self.causal_lm, "adapter_digest", None)
 
-    def new_cache(self, max_length: int | None = None) -> KVCache:
+    def new_cache(self, max_length: int | None = None, kv_cache: KVPrecision = "full") -> KVCache:
         """An empty cache for max_length tokens, whole at once, or one that grows up to the context length."""
         # float32 on the CPU: attention computes in it there, and would convert every row at every step.
         dtype = torch.float32 if self._reproducible else self.dtype
         num_layers = self.config.num_hidden_layers
         if max_length is None:
-            return KVCache(num_layers, self.context_length, dtype)
-        return KVCache(num_layers, max_length, dtype, growth="whole")
+            return KVCache(num_layers, self.context_length, dtype, precision=kv_cache)
+        return KVCache(num_layers, max_length, dtype, growth="whole", precision=kv_cache)
 
     def forward(
         self,

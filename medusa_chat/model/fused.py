@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 
 from medusa_chat.kernels.attention import MAX_DEPTH, Placement, attention, runs_reached
+from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.kernels.linear import Tiling, default_tiling, linear
 from medusa_chat.kernels.packing import PackedWeight
 from medusa_chat.kernels.pointwise import add_norm, gate
@@ -21,6 +22,7 @@ from medusa_chat.kernels.rotary import HeadNorms, HeadShape, rotate_and_append
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.packed import pack_modules, quantize_rows
+from medusa_chat.records import KVPrecision
 
 _PREFILL_ROWS = 128
 
@@ -104,10 +106,9 @@ class FusedModel(BaseModel):
         product = self.cut(quantize_rows(rows))
         return lambda hidden: summed(product(hidden))
 
-    def new_cache(self, max_length: int | None = None) -> KVCache:
-        return KVCache(
-            self.config.num_hidden_layers, max_length or self.context_length, self.dtype, growth="doubling"
-        )
+    def new_cache(self, max_length: int | None = None, kv_cache: KVPrecision = "full") -> KVCache:
+        num_layers, longest = self.config.num_hidden_layers, max_length or self.context_length
+        return KVCache(num_layers, longest, self.dtype, growth="doubling", precision=kv_cache)
 
     def forward(
         self,
@@ -143,14 +144,15 @@ class FusedModel(BaseModel):
         """Makes room for so many rows behind the committed ones."""
         cache.reserve(num_rows, self._shape.num_kv_heads, self._shape.head_dim, self.device)
 
-    def run(self, ids: torch.Tensor, store: torch.Tensor, placement: Placement) -> torch.Tensor:
+    def run(self, ids: torch.Tensor, store: KVRows, placement: Placement) -> torch.Tensor:
         """ids (M,) at their placement over a cache's store (layers, 2, 1, G, capacity, d) -> (M, D).
 
         Only device memory is read and written: a CUDA graph can hold it.
         """
         stream = F.embedding(ids, self.embedding).float()  # (M, D)
         partial = None
-        for layer, (keys, values) in zip(self._layers, store[:, :, 0], strict=True):
+        for number, layer in enumerate(self._layers):
+            keys, values = store[number, 0, 0], store[number, 1, 0]
             stream, normed = add_norm(stream, partial, layer.input_norm, self._eps)
             queries = rotate_and_append(
                 layer.qkv(normed), self._shape, self._turns, placement.length, placement.depths,

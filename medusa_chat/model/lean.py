@@ -29,6 +29,7 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.model.attention import GROUPED_ATTENTION, KeyChunk, key_chunks, reproducible_attention
 from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
 from medusa_chat.model.cache import KVCache
@@ -161,14 +162,10 @@ class LeanModel(BaseModel):
         ids, positions, visible = self._whole_rows(ids, cache.length, positions, visible)
         shape = self._shape
         stored, new = cache.reserve(ids.shape[1], shape.num_kv_heads, shape.head_dim, self.device)
-        keys, values = stored.unbind(1)  # each (layers, G, S, d)
         tree = self._tree(positions, visible, cache.length)
         x = F.embedding(ids[0], self._embedding).float()  # (R, D)
-        of_layers = zip(
-            self._layers, keys.transpose(2, 3).unbind(), values.unbind(), new.unbind(), strict=True
-        )
-        for layer, turned_key, value, new_key_value in of_layers:
-            layer(x, tree, turned_key, value, new_key_value)
+        for number, layer in enumerate(self._layers):
+            layer(x, tree, stored[number], new[number])
         return self._norm(x, torch.empty_like(x, dtype=self.dtype))[None, :num_rows]
 
     def draft_head(self, vocabulary: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
@@ -237,19 +234,14 @@ class _Layer:
             linear.num_bytes for linear in (self._qkv, self._output, self._gate_up, self._down)
         )
 
-    def __call__(
-        self,
-        x: torch.Tensor,
-        tree: _Tree,
-        turned_key: torch.Tensor,
-        value: torch.Tensor,
-        new_key_value: torch.Tensor,
-    ) -> None:
-        """Adds what the layer says to x (R, D). Its part of the cache: keys (G, d, S) and values (G, S, d),
-        of whose last R this forward writes both through new_key_value (2, G, R, d).
+    def __call__(self, x: torch.Tensor, tree: _Tree, stored: KVRows, new: KVRows) -> None:
+        """Adds what the layer says to x (R, D). Its part of the cache: keys and values (2, G, S, d), of which
+        this forward writes the last R, new (2, G, R, d).
         """
         query, made = self._query_key_value(self._attention_norm(x, tree.normed), tree)
-        new_key_value.copy_(made)
+        new.write(made)
+        key, value = stored.read().unbind()  # (G, S, d); of 8 bits all are decoded, at every step
+        turned_key = key.transpose(1, 2)
         seen = reproducible_attention(query, turned_key, value, tree.mask, tree.chunks)  # (G, group · R, d)
         x.add_(self._output(self._by_rows(seen, len(x))))
         gate, up = self._gate_up(self._mlp_norm(x, tree.normed)).chunk(2, dim=-1)

@@ -11,8 +11,8 @@ from medusa_chat.app import dials, figures
 from medusa_chat.app.bars import horizontal_bar, sparkline
 from medusa_chat.app.conversation import Conversation
 from medusa_chat.app.meter import PlainReference, ReplyMeter
-from medusa_chat.app.panel import WIDTH, draft_lines, speed_lines
-from medusa_chat.records import EngineInfo, Message, SamplingOptions, StepStats
+from medusa_chat.app.panel import WIDTH, draft_lines, model_lines, speed_lines
+from medusa_chat.records import EngineInfo, LoadRequest, Message, SamplingOptions, StepStats
 
 
 def set_option(options: SamplingOptions, name: str, value: str) -> SamplingOptions:
@@ -152,6 +152,14 @@ def test_energy_has_a_line_where_somebody_tells_it() -> None:
         lines = text_of(speed_lines(meter, SamplingOptions(), replace(INFO, energy_source=source)))
         assert [line.split() for line in lines if "energy" in line] == [[*label.split(), "0.80", "J/token"]]
     assert not any("energy" in line for line in text_of(speed_lines(meter, SamplingOptions(), INFO)))
+
+
+def test_a_cache_in_8_bits_has_a_line() -> None:
+    request = LoadRequest("a")
+    small = text_of(model_lines(request, replace(INFO, kv_cache="8bit")))
+    assert [line.split() for line in small if line not in text_of(model_lines(request, INFO))] == [
+        ["KV", "cache", "8-bit"]
+    ]
 
 
 def test_no_figure_is_too_wide_for_the_panel() -> None:

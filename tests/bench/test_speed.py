@@ -74,6 +74,7 @@ def test_the_report_is_the_sum_of_steps() -> None:
         "model": "tiny",
         "quantization": "4bit",
         "dtype": "float32",
+        "kv_cache": "full",
         "device": "cpu",
     }
     assert categories == {

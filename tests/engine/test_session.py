@@ -30,6 +30,7 @@ from medusa_chat.records import (
     LOOKUP_ORIGIN,
     Chunk,
     DType,
+    KVPrecision,
     LoadRequest,
     Message,
     Quantization,
@@ -40,14 +41,14 @@ from medusa_chat.registry import HEADS_DIR
 
 GREEDY = SamplingOptions(temperature=0.0, max_tokens=48)
 QUESTION = [Message("user", "List three fruits and say one thing about each.")]
-OpenSession = Callable[[Quantization, DType], Session]
+OpenSession = Callable[..., Session]
 
 
 @pytest.fixture(scope="module")
 def open_session(default_model: Path) -> OpenSession:
-    def opened(quantization: Quantization, dtype: DType) -> Session:
+    def opened(quantization: Quantization, dtype: DType, kv_cache: KVPrecision = "full") -> Session:
         heads = str(HEADS_DIR / "smollm2-135m")
-        request = LoadRequest(str(default_model), heads, quantization, "cpu", dtype)
+        request = LoadRequest(str(default_model), heads, quantization, "cpu", dtype, kv_cache)
         model = open_model(request, lambda progress: None)
         return Session(model, open_heads(model, heads))
 
@@ -225,6 +226,35 @@ def test_a_second_turn_reuses_the_first(session: Session) -> None:
     again = [item for item in items if isinstance(item, Chunk)]
     reply(session, [Message("user", "Something else")], GREEDY)  # drives the first turn out of the cache
     assert ids(reply(session, messages, GREEDY)) == ids(again)
+
+
+def test_with_a_cache_in_8_bits_drafts_and_reuse_change_no_token(
+    session: Session, open_session: OpenSession, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small = open_session("none", "auto", "8bit")
+    assert (small.info.kv_cache, session.info.kv_cache) == ("8bit", "full")
+    plain = reply(small, QUESTION, replace(GREEDY, drafting=False))
+    drafted = reply(small, QUESTION, replace(GREEDY, tree_size=16))
+    assert ids(drafted) == ids(plain)
+    assert len(drafted) < 0.8 * len(plain)
+    messages = [*QUESTION, Message("assistant", text(plain)), Message("user", "Which is the sweetest?")]
+    again = reply(small, messages, GREEDY)
+    reply(small, [Message("user", "Something else")], GREEDY)  # drives the first turn out of the cache
+    assert ids(reply(small, messages, GREEDY)) == ids(again)
+    whole = [reply(session, messages, GREEDY), session.info.memory_bytes][1]
+    rows = 30 * 2 * 3 * 512  # a block of them
+    assert whole - small.info.memory_bytes == rows * (4 * 64 - (64 + 4))
+
+    def no_memory(*_: object, **__: object) -> Iterator[None]:
+        raise torch.OutOfMemoryError("CUDA out of memory")
+        yield
+
+    monkeypatch.setattr(session_module, "generate", no_memory)
+    with pytest.raises(OutOfMemory, match=r"a smaller --quant\.$"):
+        reply(small, QUESTION, GREEDY)
+    assert small.info.kv_cache == "8bit"
+    with pytest.raises(OutOfMemory, match=r"a smaller --quant or --kv-cache 8bit\.$"):
+        reply(session, QUESTION, GREEDY)
 
 
 def test_cancelling_keeps_the_session_usable(session: Session) -> None:

@@ -9,6 +9,7 @@ pytest.importorskip("triton")
 
 from medusa_chat.kernels.attention import Placement, attention, attention_reference, runs_reached
 from medusa_chat.kernels.keeping import keep_path, keep_path_reference
+from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.kernels.pointwise import (
     add_norm,
     add_norm_reference,
@@ -23,12 +24,21 @@ from medusa_chat.kernels.rotary import (
     rotate_and_append,
     rotate_and_append_reference,
 )
+from medusa_chat.records import KVPrecision
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
 DTYPE = torch.float16  # Triton's interpreter has no product in bfloat16
 # A root, two children, and below the second of them two grandchildren of one parent.
 PARENTS = [-1, 0, 0, 2, 2]
 DEPTHS = [0, 1, 1, 2, 2]
+PRECISIONS: list[KVPrecision] = ["full", "8bit"]
+
+
+def rows_of(values: torch.Tensor, precision: KVPrecision) -> KVRows:
+    """(G, capacity, d) as a cache holds them."""
+    rows = KVRows.empty(values.shape, DTYPE, values.device, precision)
+    rows.write(values)
+    return rows
 
 
 @pytest.mark.parametrize("num_parts", [0, 1, 3])
@@ -67,7 +77,8 @@ def test_a_path_is_kept(path: list[int]) -> None:
 
 @pytest.mark.parametrize("shape", [HeadShape(4, 2, 8), HeadShape(3, 1, 24)])
 @pytest.mark.parametrize("with_norms", [False, True])
-def test_rotate_and_append(shape: HeadShape, with_norms: bool) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_rotate_and_append(shape: HeadShape, with_norms: bool, precision: KVPrecision) -> None:
     dim = shape.head_dim
     norms = None
     if with_norms:
@@ -76,13 +87,21 @@ def test_rotate_and_append(shape: HeadShape, with_norms: bool) -> None:
     turns = torch.randn(2, 40, dim // 2, device=DEVICE)
     length = torch.tensor([9], dtype=torch.int32, device=DEVICE)
     depths = torch.tensor(DEPTHS, device=DEVICE)
-    ours, reference = (torch.randn(2, shape.num_kv_heads, 32, dim, device=DEVICE).to(DTYPE) for _ in range(2))
-    reference.copy_(ours)
+    before = torch.randn(2, shape.num_kv_heads, 32, dim, device=DEVICE)
+    ours, reference = ([rows_of(values, precision) for values in before] for _ in range(2))
     arguments = partial, shape, turns, length, depths
     queries = rotate_and_append(*arguments, *ours, norms)
     expected = rotate_and_append_reference(*arguments, *reference, norms)
     torch.testing.assert_close(queries, expected, rtol=2e-3, atol=2e-3)
-    torch.testing.assert_close(ours, reference, rtol=2e-3, atol=2e-3)
+    for held, wanted, old in zip(ours, reference, before, strict=True):
+        new = wanted.read(torch.float32)
+        steps = torch.tensor(2e-3, device=DEVICE)
+        if wanted.scales is not None:
+            torch.testing.assert_close(held.scales, wanted.scales)
+            steps = 1.01 * wanted.scales  # a value between two multiples may fall to either
+        assert bool(((held.read(torch.float32) - new).abs() <= steps + 2e-3 * new.abs()).all())
+        written = (new != rows_of(old, precision).read(torch.float32)).any(-1).any(0)
+        assert written.nonzero()[:, 0].tolist() == list(range(9, 14))
 
 
 def tree_paths() -> torch.Tensor:
@@ -98,10 +117,14 @@ def tree_paths() -> torch.Tensor:
 @pytest.mark.parametrize("shape", [HeadShape(4, 2, 16), HeadShape(3, 1, 24), HeadShape(2, 2, 16)])
 @pytest.mark.parametrize("length", [0, 3, 16, 40, 300])
 @pytest.mark.parametrize("in_tree", [False, True])
-def test_attention(shape: HeadShape, length: int, in_tree: bool) -> None:
+@pytest.mark.parametrize("precision", PRECISIONS)
+def test_attention(shape: HeadShape, length: int, in_tree: bool, precision: KVPrecision) -> None:
     rows = len(PARENTS)
     queries = torch.randn(rows, shape.num_heads, shape.head_dim, device=DEVICE).to(DTYPE)
-    keys, values = torch.randn(2, shape.num_kv_heads, 320, shape.head_dim, device=DEVICE).to(DTYPE)
+    # Rows of many sizes, so that each needs its own scale.
+    cached = torch.randn(2, shape.num_kv_heads, 320, shape.head_dim, device=DEVICE)
+    cached *= torch.rand(2, shape.num_kv_heads, 320, 1, device=DEVICE) + 0.1
+    keys, values = (rows_of(part, precision) for part in cached)
     placement = Placement(
         torch.tensor([length], dtype=torch.int32, device=DEVICE),
         torch.tensor(DEPTHS, device=DEVICE) if in_tree else torch.arange(rows, device=DEVICE),

@@ -1,4 +1,4 @@
-"""The KV cache: appending, keeping a path, forgetting, growing."""
+"""The KV cache: appending, keeping a path, forgetting, growing; whole and in 8 bits."""
 
 from __future__ import annotations
 
@@ -6,7 +6,12 @@ import pytest
 import torch
 
 from medusa_chat.errors import UnsupportedModel
+from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.model.cache import KVCache
+from medusa_chat.records import KVPrecision
+
+CPU = torch.device("cpu")
+in_both_precisions = pytest.mark.parametrize("precision", ["full", "8bit"])
 
 
 def rows(*values: int) -> torch.Tensor:
@@ -21,15 +26,16 @@ def append(cache: KVCache, *values: int) -> list[torch.Tensor]:
 def held(cache: KVCache, layer: int) -> list[int]:
     """The committed keys, read by appending nothing."""
     key, _ = cache.update(rows(), rows(), layer)
-    return key[0, 0, :, 0].int().tolist()
+    return key[0, 0, :, 0].round().int().tolist()
 
 
-def new_cache(max_length: int = 4096) -> KVCache:
-    return KVCache(2, max_length, torch.float32)
+def new_cache(max_length: int = 4096, precision: KVPrecision = "full") -> KVCache:
+    return KVCache(2, max_length, torch.float32, precision=precision)
 
 
-def test_keep_compacts_a_path_in_every_layer() -> None:
-    cache = new_cache()
+@in_both_precisions
+def test_keep_compacts_a_path_in_every_layer(precision: KVPrecision) -> None:
+    cache = new_cache(precision=precision)
     append(cache, 1, 2, 3)
     cache.keep(range(3))
     append(cache, 10, 11, 12, 13, 14)
@@ -57,8 +63,9 @@ def test_truncate_forgets_the_end_and_never_grows() -> None:
     assert cache.length == 1
 
 
-def test_growing_keeps_what_is_there() -> None:
-    cache = new_cache()
+@in_both_precisions
+def test_growing_keeps_what_is_there(precision: KVPrecision) -> None:
+    cache = new_cache(precision=precision)
     append(cache, *range(500))
     cache.keep(range(500))
     assert cache.capacity == 512
@@ -79,3 +86,31 @@ def test_layers_of_different_shapes_are_refused() -> None:
     cache.update(rows(1), rows(1), 0)
     with pytest.raises(UnsupportedModel, match="KV heads of different shapes"):
         cache.update(torch.zeros(1, 1, 1, 3), torch.zeros(1, 1, 1, 3), 1)
+
+
+def rows_in_8_bits(values: torch.Tensor) -> KVRows:
+    rows = KVRows.empty(values.shape, values.dtype, CPU, "8bit")
+    rows.write(values)
+    return rows
+
+
+def test_a_row_in_8_bits_is_the_nearest_multiples_of_its_scale_whatever_its_size() -> None:
+    values = torch.randn(50, 64, generator=torch.Generator().manual_seed(0))
+    values *= torch.logspace(-20, 20, 50)[:, None]
+    rows = rows_in_8_bits(values)
+    assert rows.scales is not None
+    assert bool(((rows.read() - values).abs() <= 0.501 * rows.scales).all())
+    torch.testing.assert_close(rows.read().abs().amax(-1), values.abs().amax(-1))
+    for number in (0, 17, 49):
+        alone = rows_in_8_bits(values[number : number + 1])
+        assert torch.equal(alone.read()[0], rows.read()[number])
+    assert rows_in_8_bits(torch.zeros(1, 64)).read().abs().max() == 0
+
+
+def test_8_bits_and_a_scale_a_row_is_all_that_is_held() -> None:
+    cache = KVCache(3, 1024, torch.bfloat16, growth="whole", precision="8bit")
+    rows = torch.randn(1, 2, 5, 64).bfloat16()
+    for part, wanted in zip(cache.update(rows, -rows, 0), (rows, -rows), strict=True):
+        assert part.dtype == torch.bfloat16
+        torch.testing.assert_close(part, wanted, rtol=1e-2, atol=2e-2)
+    assert cache.num_bytes == 3 * 2 * 2 * 1024 * (64 + 4)

@@ -20,7 +20,7 @@ from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import load_base_model
-from medusa_chat.records import Quantization, SamplingOptions
+from medusa_chat.records import KVPrecision, Quantization, SamplingOptions
 from tests.tiny import random_path_heads
 
 pytestmark = [
@@ -57,27 +57,36 @@ def opened(folder: Any, quantization: Quantization) -> BaseModel:
     return base
 
 
+in_both_precisions = pytest.mark.parametrize("kv_cache", ["full", "8bit"])
+
+
 @pytest.mark.parametrize("config", [LlamaConfig, Qwen2Config, Qwen3Config])
 @pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
+@in_both_precisions
 @torch.inference_mode()
-def test_logits_are_those_of_transformers(tmp_path: Any, config: Any, quantization: Quantization) -> None:
+def test_logits_are_those_of_transformers(
+    tmp_path: Any, config: Any, quantization: Quantization, kv_cache: KVPrecision
+) -> None:
     folder = saved(tmp_path, config(**SIZES))
     ids = torch.randint(3, 3000, (1, 300), device=CUDA)
     base = opened(folder, quantization)
-    theirs = base.logits(base.forward(ids, base.new_cache())[0]).float()
+    theirs = base.logits(base.forward(ids, base.new_cache(kv_cache=kv_cache))[0]).float()
     fused, _ = fastest(base, None)
-    ours = fused.logits(fused.forward(ids, fused.new_cache())[0])
+    ours = fused.logits(fused.forward(ids, fused.new_cache(kv_cache=kv_cache))[0])
     # Both round to bfloat16 at different places, and LLM.int8 rounds its inputs to 8 bits besides.
     assert float((ours - theirs).norm() / theirs.norm()) < (0.1 if quantization == "8bit" else 0.05)
 
 
 @pytest.mark.parametrize("quantization", ["none", "4bit", "8bit"])
+@in_both_precisions
 @torch.inference_mode()
-def test_a_row_has_the_same_bits_alone_and_in_a_prompt(tmp_path: Any, quantization: Quantization) -> None:
+def test_a_row_has_the_same_bits_alone_and_in_a_prompt(
+    tmp_path: Any, quantization: Quantization, kv_cache: KVPrecision
+) -> None:
     fused, _ = fastest(opened(saved(tmp_path, LlamaConfig(**SIZES)), quantization), None)
     ids = torch.randint(3, 3000, (1, 600), device=CUDA)
-    together = fused.forward(ids, fused.new_cache())[0]
-    cache = fused.new_cache()
+    together = fused.forward(ids, fused.new_cache(kv_cache=kv_cache))[0]
+    cache = fused.new_cache(kv_cache=kv_cache)
     for start in (*range(40), *range(40, 600, 7)):
         count = 1 if start < 40 else min(7, 600 - start)
         alone = fused.forward(ids[:, start : start + count], cache)[0]
@@ -93,9 +102,9 @@ def test_a_row_has_the_same_bits_alone_and_in_a_prompt(tmp_path: Any, quantizati
         SamplingOptions(temperature=0.8, top_p=0.9, top_k=50, min_p=0.01, max_tokens=200),
     ],
 )
-@pytest.mark.parametrize("kind", ["block", "path"])
+@pytest.mark.parametrize(("kind", "kv_cache"), [("block", "full"), ("path", "full"), ("path", "8bit")])
 def test_drafts_change_no_token(
-    tmp_path: Any, quantization: Quantization, options: SamplingOptions, kind: str
+    tmp_path: Any, quantization: Quantization, options: SamplingOptions, kind: str, kv_cache: KVPrecision
 ) -> None:
     """Plain, in graphs with trees of several sizes, and without graphs: one and the same reply."""
     base = opened(saved(tmp_path, LlamaConfig(**SIZES)), quantization)
@@ -109,7 +118,7 @@ def test_drafts_change_no_token(
     prompt = [(i * 7919) % 3000 for i in range(700)]
 
     def reply(num_nodes: int, in_graphs: bool) -> list[int]:
-        context = new_context(fused, heads)
+        context = new_context(fused, heads, kv_cache)
         if not in_graphs:
             context.graphs = None
         plan = plain_plan(CUDA) if num_nodes == 1 else fixed_plan(candidates, num_nodes)
@@ -125,3 +134,13 @@ def test_drafts_change_no_token(
     eager = reply(16, in_graphs=False)
     if options.temperature == 0.0:  # torch and our kernel round the sums of probabilities differently
         assert eager == plain[: len(eager)]
+
+
+@torch.inference_mode()
+def test_a_cache_in_8_bits_takes_half_and_says_nearly_the_same(tmp_path: Any) -> None:
+    fused, _ = fastest(opened(saved(tmp_path, LlamaConfig(**SIZES)), "none"), None)
+    ids = torch.randint(3, 3000, (1, 600), device=CUDA)
+    full, small = fused.new_cache(), fused.new_cache(kv_cache="8bit")
+    expected, found = (fused.logits(fused.forward(ids, cache)[0]) for cache in (full, small))
+    assert small.num_bytes == full.num_bytes * (64 + 4) // 128
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.05

@@ -18,6 +18,7 @@ from medusa_chat.model.base import BaseModel
 from medusa_chat.model.lean import LeanModel, lean
 from medusa_chat.model.linear import HalfLinear, Int8Linear, PackedLinear, PlainLinear
 from medusa_chat.model.loading import load_base_model
+from medusa_chat.records import KVPrecision
 from tests.model.test_verification import logits_by_tree_and_by_path
 from tests.tiny import tiny_llama
 
@@ -74,10 +75,10 @@ def random_tree(num_nodes: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 
 @torch.inference_mode()
-def logits_of_a_prompt_and_a_tree(base: BaseModel) -> torch.Tensor:
+def logits_of_a_prompt_and_a_tree(base: BaseModel, kv_cache: KVPrecision = "full") -> torch.Tensor:
     generator = torch.Generator().manual_seed(0)
     ids = torch.randint(3, base.vocab_size, (1, 170), generator=generator)
-    cache = base.new_cache()
+    cache = base.new_cache(kv_cache=kv_cache)
     prompt = base.prefill(ids[:, :150], cache)
     depths, visible = random_tree(20)
     tree = base.forward(ids[:, 150:], cache, 150 + depths, visible)[0]
@@ -90,6 +91,18 @@ def test_logits_are_transformers(family: str) -> None:
     assert isinstance(ours, LeanModel)
     expected = logits_of_a_prompt_and_a_tree(random_model(FAMILIES[family]))
     torch.testing.assert_close(logits_of_a_prompt_and_a_tree(ours), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_logits_over_a_cache_in_8_bits_are_transformers() -> None:
+    """But where a value lies so near the middle of two multiples that the last bit decides."""
+    config = FAMILIES["qwen3"]
+    ours, theirs = (
+        logits_of_a_prompt_and_a_tree(base, "8bit")
+        for base in (lean(random_model(config)), random_model(config))
+    )
+    full = logits_of_a_prompt_and_a_tree(random_model(config))
+    assert (ours - theirs).abs().mean() < 0.1 * (full - theirs).abs().mean()
+    assert 0 < (full - theirs).std() < 0.05 * full.std()
 
 
 @pytest.mark.parametrize("family", ["llama", "llama, tied"])
@@ -204,9 +217,11 @@ def test_logits_of_the_real_model_are_transformers(real: RealModel) -> None:
     assert (got - real.expected).std() < real.tolerance * real.expected.std()
 
 
-@pytest.mark.parametrize("prompt_length", [3, 126])
-def test_tree_equals_paths_to_the_bit_on_the_real_model(real: RealModel, prompt_length: int) -> None:
+@pytest.mark.parametrize(("prompt_length", "kv_cache"), [(3, "full"), (126, "full"), (126, "8bit")])
+def test_tree_equals_paths_to_the_bit_on_the_real_model(
+    real: RealModel, prompt_length: int, kv_cache: KVPrecision
+) -> None:
     """Behind a prompt of 126 the tree crosses a chunk of keys."""
     tree = best_tree(published_paths(4), 14)
-    together, alone = logits_by_tree_and_by_path(real.base, prompt_length, tree)
+    together, alone = logits_by_tree_and_by_path(real.base, prompt_length, tree, kv_cache)
     assert torch.equal(together, alone)

@@ -12,7 +12,7 @@ from medusa_chat.decoding.tree import Tree, best_tree, published_paths
 from medusa_chat.errors import UnsupportedModel
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.loading import check_trees_work, load_base_model
-from medusa_chat.records import DType, Quantization
+from medusa_chat.records import DType, KVPrecision, Quantization
 from tests.tiny import tiny_llama
 
 TREE = best_tree(published_paths(4), 32)
@@ -28,7 +28,7 @@ def path_to(tree: Tree, node: int) -> list[int]:
 
 @torch.inference_mode()
 def logits_by_tree_and_by_path(
-    base: BaseModel, prompt_length: int, tree: Tree
+    base: BaseModel, prompt_length: int, tree: Tree, kv_cache: KVPrecision = "full"
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """(N, V) twice: verified together, and each path decoded token by token with the same cache."""
     generator = torch.Generator().manual_seed(prompt_length)
@@ -36,7 +36,7 @@ def logits_by_tree_and_by_path(
     guesses = torch.randint(3, base.vocab_size, (tree.depth, tree.num_ranks), generator=generator)
     draft = draft_static(Candidates(tree.paths), torch.tensor(5), guesses)
     ids = draft.ids
-    cache = base.new_cache()
+    cache = base.new_cache(kv_cache=kv_cache)
     base.prefill(prompt, cache)
     together = base.logits(base.forward(ids[None], cache, prompt_length + draft.depths, draft.visible)[0])
     alone = []
@@ -65,16 +65,22 @@ def test_grouped_attention_equals_transformers_own() -> None:
 
 
 @pytest.mark.parametrize(
-    ("quantization", "dtype"),
-    [("none", "float32"), ("none", "bfloat16"), ("4bit", "bfloat16"), ("8bit", "bfloat16")],
+    ("quantization", "dtype", "kv_cache"),
+    [
+        ("none", "float32", "full"),
+        ("none", "bfloat16", "full"),
+        ("none", "bfloat16", "8bit"),
+        ("4bit", "bfloat16", "full"),
+        ("8bit", "bfloat16", "full"),
+    ],
 )
 def test_tree_equals_paths_to_the_bit_on_the_real_model(
-    default_model: Path, quantization: Quantization, dtype: DType
+    default_model: Path, quantization: Quantization, dtype: DType, kv_cache: KVPrecision
 ) -> None:
     """On the CPU drafting changes not one bit; behind a prompt of 126 the tree crosses a chunk."""
     base = load_base_model(default_model, quantization, torch.device("cpu"), getattr(torch, dtype))
     tree = best_tree(published_paths(4), 12)
-    together, alone = logits_by_tree_and_by_path(base, 126, tree)
+    together, alone = logits_by_tree_and_by_path(base, 126, tree, kv_cache)
     assert torch.equal(together, alone)
 
 

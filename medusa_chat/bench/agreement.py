@@ -1,0 +1,115 @@
+"""How near the KV cache in 8 bits stays to the full one: greedy replies with the full one, read with both.
+
+A token's logits are the same bits whether it is read or was just written. So up to the first token that the
+8-bit cache would choose otherwise, its own greedy reply is the one that is read.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+
+from medusa_chat.checkpoints import ensure_local
+from medusa_chat.decoding.generate import generate, new_context
+from medusa_chat.decoding.planning import plain_plan
+from medusa_chat.engine.opening import load_tokenizer
+from medusa_chat.engine.prompt import Prompter
+from medusa_chat.engine.session import eos_ids
+from medusa_chat.model.base import BaseModel
+from medusa_chat.model.fastest import fastest
+from medusa_chat.model.loading import load_base_model
+from medusa_chat.prompt_file import UserPrompt
+from medusa_chat.records import EngineInfo, KVPrecision, LoadProgress, LoadRequest, Message, SamplingOptions
+from medusa_chat.registry import resolve
+
+_CHUNK = 128  # rows of a forward
+
+
+@dataclass(frozen=True, slots=True)
+class Reading:
+    """One reply of n tokens. agrees (n,): whether the other cache would choose the same token; divergence
+    (n,): of its distribution from the full cache's, in nats.
+    """
+
+    agrees: torch.Tensor
+    divergence: torch.Tensor
+
+
+def measure_agreement(
+    request: LoadRequest,
+    info: EngineInfo,
+    prompts: Sequence[UserPrompt],
+    max_tokens: int,
+    on_progress: Callable[[LoadProgress], None],
+) -> dict[str, Any]:
+    """Of the KV cache that `info` tells with the full one, with the weights held as it says. Loads its own
+    copy of them: close the session first.
+    """
+    on_progress(LoadProgress("Loading the model to compare its KV caches"))
+    spec = resolve(request.model)
+    folder = ensure_local(spec, on_progress)
+    loaded = load_base_model(folder, info.quantization, torch.device(info.device), getattr(torch, info.dtype))
+    base, _ = fastest(loaded, None)
+    tokenizer = load_tokenizer(spec, folder)
+    prompter, ends = Prompter(tokenizer, base.context_length), eos_ids(base, tokenizer)
+    readings = []
+    for number, prompt in enumerate(prompts, start=1):
+        ids = prompter.render([Message("user", prompt.text)], max_tokens).ids
+        reply = greedy_reply(base, ids, max_tokens, ends)
+        readings.append(read(base, ids, reply, info.kv_cache))
+        on_progress(LoadProgress(f"Agreement {number} of {len(prompts)}", number / len(prompts)))
+    return summarise(readings)
+
+
+def greedy_reply(
+    base: BaseModel, prompt: Sequence[int], max_tokens: int, ends: frozenset[int] = frozenset()
+) -> list[int]:
+    """With the full cache, by plain decoding."""
+    options, plain = SamplingOptions(temperature=0.0, max_tokens=max_tokens), plain_plan(base.device)
+    context = new_context(base, None)
+    steps = generate(base, None, context, prompt, lambda: options, lambda _: plain, eos_ids=ends)
+    return [token for step in steps for token in step.ids]
+
+
+def read(base: BaseModel, prompt: Sequence[int], reply: Sequence[int], kv_cache: KVPrecision) -> Reading:
+    """The reply to this prompt, with both caches."""
+    wanted, found = (_logits(base, prompt, reply, precision) for precision in ("full", kv_cache))
+    distances = F.kl_div(
+        found.log_softmax(-1), wanted.log_softmax(-1), reduction="none", log_target=True
+    )  # (n, V)
+    return Reading(found.argmax(-1) == wanted.argmax(-1), distances.sum(-1))
+
+
+def summarise(readings: Sequence[Reading]) -> dict[str, Any]:
+    """agreement: share of the tokens that would be chosen alike, given what stands before. identical: replies
+    that would be the same to their end. tokens_in_common: of a reply before its first difference, of
+    tokens_a_reply. divergence: nats a token.
+    """
+    agrees = torch.cat([reading.agrees for reading in readings]).float()
+    in_common = [int(reading.agrees.int().cumprod(0).sum()) for reading in readings]
+    lengths = [len(reading.agrees) for reading in readings]
+    return {
+        "replies": len(readings),
+        "identical": sum(same == length for same, length in zip(in_common, lengths, strict=True)),
+        "agreement": float(agrees.mean()),
+        "tokens_in_common": sum(in_common) / len(readings),
+        "tokens_a_reply": sum(lengths) / len(readings),
+        "divergence": float(torch.cat([reading.divergence for reading in readings]).mean()),
+    }
+
+
+@torch.inference_mode()
+def _logits(
+    base: BaseModel, prompt: Sequence[int], reply: Sequence[int], kv_cache: KVPrecision
+) -> torch.Tensor:
+    """(n, V) float32: what each token of the reply was chosen from."""
+    ids = torch.tensor([[*prompt, *reply[:-1]]], device=base.device)
+    cache, hidden = base.new_cache(kv_cache=kv_cache), []
+    for chunk in torch.split(ids, _CHUNK, dim=1):
+        hidden.append(base.forward(chunk, cache))
+        cache.keep(range(chunk.shape[1]))
+    return base.logits(torch.cat(hidden, 1)[0, len(prompt) - 1 :]).float()
