@@ -12,12 +12,14 @@ import psutil
 import safetensors
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
+from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
 from medusa_chat.errors import CheckpointError, OutOfMemory, UnsupportedModel
 from medusa_chat.footprint import BYTES_PER_WEIGHT
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
+from medusa_chat.model.weight_files import unread_model
 from medusa_chat.records import Device, DType, Quantization
 
 
@@ -52,12 +54,20 @@ def load_base_model(
     verified by trees, OutOfMemory with a quantisation that would fit.
     """
     silence_libraries()
+    return adopt_base_model(_read_model(folder, quantization, device, dtype))
+
+
+def _read_model(folder: Path, quantization: Quantization, device: torch.device, dtype: torch.dtype) -> Any:
+    """A transformers model, whose weights are read one by one as their turn comes."""
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        causal_lm = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            trust_remote_code=False,
+        with torch.device("meta"):
+            outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        return type(outline).from_pretrained(
+            None,
+            config=outline.config,
+            state_dict=unread_model(folder),
+            generation_config=_read_generation_config(folder),
             dtype=dtype,
             device_map={"": device},
             attn_implementation=GROUPED_ATTENTION if config.model_type in LLAMA_FAMILY else "eager",
@@ -76,7 +86,13 @@ def load_base_model(
     except (KeyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnsupportedModel(f"The model in {folder} is not one that can be run here: {reason}") from error
-    return adopt_base_model(causal_lm)
+
+
+def _read_generation_config(folder: Path) -> GenerationConfig:
+    """What ends a reply; of old checkpoints the model's own config says so."""
+    if (folder / GENERATION_CONFIG_NAME).is_file():
+        return GenerationConfig.from_pretrained(folder)
+    return GenerationConfig.from_pretrained(folder, config_file_name=CONFIG_NAME, _from_model_config=True)
 
 
 def adopt_base_model(causal_lm: Any) -> BaseModel:
