@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,14 +13,17 @@ import psutil
 import safetensors
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig, GenerationConfig
-from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
+from transformers import BitsAndBytesConfig
+from transformers.utils import CONFIG_NAME
 
+from medusa_chat.checkpoints.quantised import copy_of
 from medusa_chat.errors import CheckpointError, OutOfMemory, UnsupportedModel
 from medusa_chat.footprint import BYTES_PER_WEIGHT
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
-from medusa_chat.model.weight_files import unread_model
+from medusa_chat.model.keeping import OnProgress, keep, read_kept
+from medusa_chat.model.reading import read_model
+from medusa_chat.model.weight_files import read_config
 from medusa_chat.records import Device, DType, Quantization
 
 
@@ -46,33 +50,37 @@ def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 
 
 def load_base_model(
-    folder: Path, quantization: Quantization, device: torch.device, dtype: torch.dtype
+    folder: Path,
+    quantization: Quantization,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_progress: OnProgress = lambda progress: None,
 ) -> BaseModel:
-    """Loads the transformers checkpoint in `folder`. No code from the checkpoint runs.
+    """Loads the transformers checkpoint in `folder`. No code from the checkpoint runs. What is quantised here
+    is kept, and read from there the next time.
 
     Raises CheckpointError for a damaged folder, UnsupportedModel for an architecture that can't be
     verified by trees, OutOfMemory with a quantisation that would fit.
     """
     silence_libraries()
-    return adopt_base_model(_read_model(folder, quantization, device, dtype))
+    read = partial(_read, base=folder, quantization=quantization, device=device, dtype=dtype)
+    if quantization == "none" or "quantization_config" in read_config(folder / CONFIG_NAME):
+        return adopt_base_model(read(folder))
+    copy = copy_of(folder, quantization, str(dtype).removeprefix("torch."), device.type)
+    causal_lm = read_kept(copy, read, on_progress)
+    if causal_lm is None:
+        causal_lm = read(folder)
+        keep(causal_lm, copy, on_progress)
+    return adopt_base_model(causal_lm)
 
 
-def _read_model(folder: Path, quantization: Quantization, device: torch.device, dtype: torch.dtype) -> Any:
-    """A transformers model, whose weights are read one by one as their turn comes."""
+def _read(
+    folder: Path, base: Path, quantization: Quantization, device: torch.device, dtype: torch.dtype
+) -> Any:
+    """The transformers model in a folder: the base's, or one with its weights quantised already."""
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        with torch.device("meta"):
-            outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        return type(outline).from_pretrained(
-            None,
-            config=outline.config,
-            state_dict=unread_model(folder),
-            generation_config=_read_generation_config(folder),
-            dtype=dtype,
-            device_map={"": device},
-            attn_implementation=GROUPED_ATTENTION if config.model_type in LLAMA_FAMILY else "eager",
-            quantization_config=quantization_config_for(quantization, dtype),
-        )
+        config = quantization_config_for(quantization, dtype) if folder == base else None
+        return read_model(folder, base, config, device, dtype)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"The model in {folder} holds something other than tensors, so it was not opened; "
@@ -80,19 +88,12 @@ def _read_model(folder: Path, quantization: Quantization, device: torch.device, 
         ) from error
     except (OSError, safetensors.SafetensorError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise OutOfMemory(_what_would_fit(folder, quantization, device)) from error
+            raise OutOfMemory(_what_would_fit(base, quantization, device)) from error
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"The model in {folder} can't be loaded: {reason}") from error
     except (KeyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnsupportedModel(f"The model in {folder} is not one that can be run here: {reason}") from error
-
-
-def _read_generation_config(folder: Path) -> GenerationConfig:
-    """What ends a reply; of old checkpoints the model's own config says so."""
-    if (folder / GENERATION_CONFIG_NAME).is_file():
-        return GenerationConfig.from_pretrained(folder)
-    return GenerationConfig.from_pretrained(folder, config_file_name=CONFIG_NAME, _from_model_config=True)
 
 
 def adopt_base_model(causal_lm: Any) -> BaseModel:
