@@ -17,8 +17,8 @@ from medusa_chat.model.weight_files import unread_model
 def read_model(
     weights: Path, base: Path, quantization_config: Any, device: torch.device, dtype: torch.dtype
 ) -> Any:
-    """weights: the folder to read. base: the checkpoint that they are of, the same one or that which they were
-    quantised from. quantization_config: what to quantise with as they are read, None to take them as they are.
+    """weights: the folder to read. base: the checkpoint that they are of, the same folder or that which they
+    were quantised from. quantization_config: how to quantise them as they are read; None to leave them be.
 
     Raises CheckpointError for damaged files, and whatever transformers and torch raise.
     """

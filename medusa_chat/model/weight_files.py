@@ -2,8 +2,8 @@
 
 .pt and .bin are pickles: torch opens them with weights_only, which refuses all but tensors.
 
-Each tensor is mapped by itself, for as long as somebody holds it. Where a whole file is mapped, as safetensors
-and torch do, all that was ever read of it stays in the process's memory until the last tensor is dropped:
+Each tensor is mapped by itself, for as long as somebody holds it. Where a whole file is mapped, as torch and
+safetensors do, all that was ever read of it stays in the process's memory until the last tensor is dropped:
 loading a model through such a map takes as much of the host as its files do.
 """
 

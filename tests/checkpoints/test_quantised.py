@@ -16,7 +16,14 @@ from filelock import FileLock
 
 from medusa_chat import cli
 from medusa_chat.checkpoints import hub_cache, quantised
-from medusa_chat.checkpoints.quantised import QuantisedCopy, copies_dir, copy_of, make_copy, prune, read_copies
+from medusa_chat.checkpoints.quantised import (
+    QuantisedCopy,
+    copies_dir,
+    copy_of,
+    make_copy,
+    prune,
+    read_copies,
+)
 from medusa_chat.errors import CheckpointError
 from medusa_chat.registry import HubSource
 

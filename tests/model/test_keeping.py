@@ -94,7 +94,9 @@ def test_whole_weights_are_not_kept(llama: Path) -> None:
 
 
 def test_a_generation_config_that_transformers_will_not_write_is_no_obstacle(llama: Path) -> None:
-    (llama / "generation_config.json").write_text('{"temperature": 0.5, "do_sample": false, "eos_token_id": 7}')
+    (llama / "generation_config.json").write_text(
+        '{"temperature": 0.5, "do_sample": false, "eos_token_id": 7}'
+    )
     told: list[str] = []
     load(llama, told=told)
     assert len(quantised.read_copies()) == 1
