@@ -419,6 +419,7 @@ def test_doctor_reports_what_a_bug_report_needs(capsys: pytest.CaptureFixture[st
     assert report["files"]["cache"] == {"folder": str(home / "cache"), "writable": True}
     assert report["files"]["hub"] == {"folder": str(home / "cache" / "hub"), "writable": True}
     assert report["files"]["data"] == {"folder": str(home / "data"), "writable": False}
+    assert report["files"]["quantised_copies_bytes"] == 0
     assert report["default_model"]["name"] == DEFAULT_MODEL
     assert report["default_model"]["here"] is False
     assert run("doctor") == 0

@@ -15,8 +15,8 @@ from medusa_chat.checkpoints.soundness import (
     find_heads_damage,
     find_missing,
     has_tokenizer,
-    read_json,
 )
+from medusa_chat.checkpoints.weight_names import read_json
 from medusa_chat.errors import CheckpointError
 from medusa_chat.records import LoadProgress
 from medusa_chat.registry import HubSource, ModelSpec

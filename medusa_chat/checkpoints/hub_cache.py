@@ -12,6 +12,8 @@ from pathlib import Path
 from medusa_chat import paths
 from medusa_chat.registry import HubSource
 
+_REPO_PREFIX = "models--"
+
 
 def cache_dir() -> Path:
     """The library's cache; under MEDUSA_CHAT_HOME, if that is set, since it promises to hold everything."""
@@ -30,7 +32,7 @@ def _expanded(path: str) -> str:
 
 def repo_dir(source: HubSource) -> Path:
     """Folder of all that was ever fetched of a repository."""
-    return cache_dir() / f"models--{source.repo.replace('/', '--')}"
+    return cache_dir() / f"{_REPO_PREFIX}{source.repo.replace('/', '--')}"
 
 
 def lock_file(source: HubSource) -> Path:
@@ -45,6 +47,14 @@ def snapshot_dir(source: HubSource, commit: str | None = None) -> Path | None:
     """
     commit = commit or (source.revision if source.is_pinned else _commit_of_branch(source))
     return repo_dir(source) / "snapshots" / commit if commit else None
+
+
+def find_source(folder: Path) -> tuple[str, str] | None:
+    """Repository and commit that a folder is a snapshot of, in whichever cache; None if it is none."""
+    repo_folder = folder.parent.parent.name
+    if folder.parent.name != "snapshots" or not repo_folder.startswith(_REPO_PREFIX):
+        return None
+    return repo_folder.removeprefix(_REPO_PREFIX).replace("--", "/"), folder.name
 
 
 def _commit_of_branch(source: HubSource) -> str | None:

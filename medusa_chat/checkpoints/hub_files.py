@@ -7,15 +7,14 @@ from collections.abc import Collection
 from typing import Literal
 
 from medusa_chat.checkpoints.soundness import HEADS_FILES
+from medusa_chat.checkpoints.weight_names import INDEX, MODEL_FILES, shard_pattern
 
 Wanted = Literal["model", "heads"]
 
-# What transformers loads, in the order it prefers; one set is enough.
-_BASE_WEIGHTS = (
-    r"model\.safetensors",
-    r"model-\d+-of-\d+\.safetensors|model\.safetensors\.index\.json",
-    r"pytorch_model\.bin",
-    r"pytorch_model-\d+-of-\d+\.bin|pytorch_model\.bin\.index\.json",
+# An index goes with its shards; one set of weights is enough.
+_BASE_WEIGHTS = tuple(
+    re.escape(name) + (f"|{shard_pattern(name).pattern}" if name.endswith(INDEX) else "")
+    for name in MODEL_FILES
 )
 _WEIGHTS: dict[Wanted, tuple[str, ...]] = {
     "model": _BASE_WEIGHTS,
@@ -30,14 +29,13 @@ _SMALL: dict[Wanted, re.Pattern[str]] = {
     ),
     "heads": re.compile(r"config\.json|adapter/adapter_config\.json|adapter/adapter_model\.safetensors"),
 }
-_INDEX = ".index.json"
 
 
 def choose_files(names: Collection[str], wanted: Wanted) -> list[str]:
     """Small files first, so that a pull that is refused is refused early; [] without weights we can load."""
     sets = (sorted(filter(re.compile(pattern).fullmatch, names)) for pattern in _WEIGHTS[wanted])
-    weights = next((found for found in sets if any(not name.endswith(_INDEX) for name in found)), [])
+    weights = next((found for found in sets if any(not name.endswith(INDEX) for name in found)), [])
     if not weights:
         return []
-    small = (name for name in filter(_SMALL[wanted].fullmatch, names) if not name.endswith(_INDEX))
-    return [*sorted(small), *sorted(weights, key=lambda name: not name.endswith(_INDEX))]
+    small = (name for name in filter(_SMALL[wanted].fullmatch, names) if not name.endswith(INDEX))
+    return [*sorted(small), *sorted(weights, key=lambda name: not name.endswith(INDEX))]

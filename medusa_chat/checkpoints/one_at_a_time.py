@@ -1,4 +1,4 @@
-"""Of several pulls of the same thing one works and the others wait."""
+"""Of several processes that do the same thing one works, and the others wait or leave it."""
 
 from __future__ import annotations
 
@@ -26,5 +26,20 @@ def only_one(lock_file: Path, name: str, on_progress: Callable[[LoadProgress], N
         lock.acquire(poll_interval=_SECONDS_BETWEEN_TRIES)
     try:
         yield
+    finally:
+        lock.release()
+
+
+@contextmanager
+def if_alone(lock_file: Path) -> Iterator[bool]:
+    """Whether this process alone holds it now; if not, another one does, and nobody waits."""
+    lock = FileLock(lock_file)
+    try:
+        lock.acquire(blocking=False)
+    except Timeout:
+        yield False
+        return
+    try:
+        yield True
     finally:
         lock.release()

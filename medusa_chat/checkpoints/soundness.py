@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import json
-import re
 import zipfile
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+
+from medusa_chat.checkpoints.weight_names import model_weights, read_json
 
 _HEADER_LENGTH_BYTES = 8
 _OLD_PICKLE = b"\x80\x02"  # how torch's .bin files began before they were ZIP archives
 _TOKENIZERS = ("tokenizer.*", "vocab.*", "tekken.json", "*.tiktoken")
-_SHARD = re.compile(r"-\d+-of-\d+\.")
 HEADS_FILES = ("medusa_lm_head.safetensors", "medusa_lm_head.pt")
 
 
@@ -23,14 +22,14 @@ def find_damage(folder: Path) -> str | None:
         return missing
     if read_json(folder / "config.json") is None:
         return "config.json is not JSON"
-    return _find_cut(folder, _weight_files(folder))
+    return _find_cut(folder, model_weights(folder))
 
 
 def find_missing(folder: Path) -> str | None:
     """Which file a transformers checkpoint lacks, as the rest of a sentence; None when all are there."""
     if not (folder / "config.json").is_file():
         return "config.json is missing"
-    names = _weight_files(folder)
+    names = model_weights(folder)
     if not names:
         return "it holds no weights"
     return next((f"{name} is missing" for name in names if not (folder / name).is_file()), None)
@@ -46,7 +45,7 @@ def find_heads_damage(folder: Path) -> str | None:
 
     They may be a file of their own or lie in the weights of their base model.
     """
-    names = [name for name in HEADS_FILES if (folder / name).is_file()][:1] or _weight_files(folder)
+    names = [name for name in HEADS_FILES if (folder / name).is_file()][:1] or model_weights(folder)
     if not names:
         return "it holds no heads"
     missing = next((f"{name} is missing" for name in names if not (folder / name).is_file()), None)
@@ -55,7 +54,7 @@ def find_heads_damage(folder: Path) -> str | None:
 
 def is_cut_short(file: Path) -> bool:
     """Whether a file of weights ends too early, or is none."""
-    return _is_cut_safetensors(file) if file.suffix == ".safetensors" else _is_cut_archive(file)
+    return safetensors_ranges(file) is None if file.suffix == ".safetensors" else _is_cut_archive(file)
 
 
 def _find_cut(folder: Path, names: list[str]) -> str | None:
@@ -65,49 +64,26 @@ def _find_cut(folder: Path, names: list[str]) -> str | None:
     return None
 
 
-def read_json(file: Path) -> dict[str, Any] | None:
-    """The object in a file; None if it holds something else."""
-    try:
-        content = json.loads(file.read_bytes())
-    except ValueError:  # neither JSON nor UTF-8
-        return None
-    return content if isinstance(content, dict) else None
-
-
-def _weight_files(folder: Path) -> list[str]:
-    """Those that transformers would load, whether they are there or not."""
-    return next(filter(None, _sets_of_weights(folder)), [])
-
-
-def _sets_of_weights(folder: Path) -> Iterator[list[str]]:
-    for stem, suffix in (("model", ".safetensors"), ("pytorch_model", ".bin")):
-        index = folder / f"{stem}{suffix}.index.json"
-        if index.is_file():
-            yield _shards_in(index)
-        else:
-            names = sorted(file.name for file in folder.glob(f"{stem}*{suffix}"))
-            yield [index.name] if any(map(_SHARD.search, names)) else names
-
-
-def _shards_in(index: Path) -> list[str]:
-    shard_of = (read_json(index) or {}).get("weight_map")
-    return sorted(set(shard_of.values())) if isinstance(shard_of, dict) else []
-
-
-def _is_cut_safetensors(file: Path) -> bool:
+def safetensors_ranges(file: Path) -> dict[str, tuple[int, int]] | None:
+    """Where each tensor's bytes begin and end in the file, by name; None if it is no safetensors file, or
+    ends before they do.
+    """
     # 8 bytes of header length, little-endian; the header, JSON; the tensors' bytes.
     size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(_HEADER_LENGTH_BYTES), "little")
         if _HEADER_LENGTH_BYTES + length > size:
-            return True
+            return None
         header_bytes = stream.read(length)
+    data = _HEADER_LENGTH_BYTES + length
     try:
-        tensors = [entry for name, entry in json.loads(header_bytes).items() if name != "__metadata__"]
-        end: int = max(entry["data_offsets"][1] for entry in tensors)
-    except (ValueError, AttributeError, KeyError, IndexError, TypeError):
-        return True  # not what the format says
-    return _HEADER_LENGTH_BYTES + length + end > size
+        entries = {name: entry for name, entry in json.loads(header_bytes).items() if name != "__metadata__"}
+        offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
+        ranges = {name: (data + start, data + end) for name, (start, end) in offsets.items()}
+        is_whole = bool(ranges) and all(data <= start <= end <= size for start, end in ranges.values())
+    except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
+        return None  # not what the format says
+    return ranges if is_whole else None
 
 
 def _is_cut_archive(file: Path) -> bool:

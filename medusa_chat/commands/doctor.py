@@ -101,7 +101,7 @@ def _engine() -> Section:
 
 def _files() -> Section:
     from medusa_chat import paths
-    from medusa_chat.checkpoints import hub_cache
+    from medusa_chat.checkpoints import hub_cache, quantised
 
     folders = {
         "config": paths.config_dir(),
@@ -109,9 +109,10 @@ def _files() -> Section:
         "cache": paths.cache_dir(),
         "hub": hub_cache.cache_dir(),
     }
-    return {
+    places = {
         name: {"folder": str(folder), "writable": _is_writable(folder)} for name, folder in folders.items()
     }
+    return {**places, "quantised_copies_bytes": quantised.bytes_kept()}
 
 
 def _is_writable(folder: Path) -> bool:

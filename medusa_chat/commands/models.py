@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
 
 from medusa_chat.commands.options import JsonOption
 from medusa_chat.commands.table import as_table
@@ -19,8 +21,16 @@ _HEADINGS = ("Name", "Weights", "Here", "Download", "Heads", "Quant", "Memory", 
 _UNTRIED = "*: never downloaded by medusa-chat's authors; names and revisions are from public documents."
 
 
-def models(as_json: JsonOption = False) -> None:
+PruneOption = Annotated[
+    bool, typer.Option("--prune", help="Remove the copies of models kept in 4 and 8 bits.")
+]
+
+
+def models(as_json: JsonOption = False, prune: PruneOption = False) -> None:
     """List the models known by name."""
+    if prune:
+        _prune(as_json)
+        return
     from medusa_chat.checkpoints.catalogue import read_catalogue
     from medusa_chat.machine import find_memory
     from medusa_chat.settings import load_settings
@@ -33,6 +43,27 @@ def models(as_json: JsonOption = False) -> None:
     else:
         print(as_table(_HEADINGS, [_cells(row) for row in rows]))
         print(f"\n{_what_fits(memory)}\n{_UNTRIED}")
+
+
+def _prune(as_json: bool) -> None:
+    from medusa_chat.checkpoints import quantised
+
+    copies = [
+        {
+            "model": copy.about.get("model"),
+            "quantization": copy.about.get("quantization"),
+            "dtype": copy.about.get("dtype"),
+            "bytes": copy.num_bytes,
+        }
+        for copy in quantised.read_copies()
+    ]
+    freed = quantised.prune()
+    if as_json:
+        print(json.dumps({"removed": copies, "bytes_freed": freed}, indent=2))
+        return
+    for copy in copies:
+        print(printable(f"{copy['model']} {copy['quantization']} {copy['dtype']}: {size(copy['bytes'])}"))
+    print(f"{size(freed)} freed." if freed else "No quantised copies were kept.")
 
 
 def _describe(entry: Entry, memory: Memory) -> dict[str, Any]:

@@ -42,7 +42,7 @@ def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
     folder = ensure_local(spec, on_progress)
     quantization = request.quantization or spec.quantization
     on_progress(LoadProgress(f"Loading {spec.name}"))
-    base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device))
+    base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device), on_progress)
     return OpenModel(spec, base, load_tokenizer(spec, folder), quantization, folder, request.kv_cache)
 
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import torch
 
+from medusa_chat.checkpoints.weight_names import MODEL_FILES
 from medusa_chat.errors import CheckpointError
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.block_names import REFERENCE, VLLM, BlockNames
@@ -21,7 +22,7 @@ from medusa_chat.model.head_tensors import HeadTensors
 from medusa_chat.model.heads import CONFIG_FILE, PICKLE_FILE, TOKEN_MAP, WEIGHTS_FILE, MedusaHeads
 from medusa_chat.model.mlp_heads import MlpHeads
 from medusa_chat.model.path_heads import GatedLayer, PathHeads
-from medusa_chat.model.weight_files import MODEL_FILES, find_weight_files, open_weight_file, read_config
+from medusa_chat.model.weight_files import find_weight_files, open_weight_file, read_config
 
 # Where heads may lie in a folder: first those that are there by themselves.
 _HEAD_FILES = (WEIGHTS_FILE, PICKLE_FILE, *MODEL_FILES)

@@ -9,12 +9,13 @@ from typing import Any, get_args
 
 import torch
 
+from medusa_chat.checkpoints.weight_names import MODEL_FILES
 from medusa_chat.footprint import HALF, matrix_bytes
 from medusa_chat.model.head_files import are_heads, build_heads, find_head_tensors
 from medusa_chat.model.head_layouts import LAYOUTS
 from medusa_chat.model.head_tensors import HeadTensors
 from medusa_chat.model.heads import CONFIG_FILE, MedusaHeads
-from medusa_chat.model.weight_files import MODEL_FILES, find_weight_files, open_weight_file, read_config
+from medusa_chat.model.weight_files import find_weight_files, open_weight_file, read_config
 from medusa_chat.records import Quantization
 
 Report = dict[str, Any]

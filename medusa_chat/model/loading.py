@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 import os
 import pickle
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,12 +13,17 @@ import psutil
 import safetensors
 import torch
 import transformers
-from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
+from transformers import BitsAndBytesConfig
+from transformers.utils import CONFIG_NAME
 
+from medusa_chat.checkpoints.quantised import copy_of
 from medusa_chat.errors import CheckpointError, OutOfMemory, UnsupportedModel
 from medusa_chat.footprint import BYTES_PER_WEIGHT
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
+from medusa_chat.model.keeping import OnProgress, keep, read_kept
+from medusa_chat.model.reading import read_model
+from medusa_chat.model.weight_files import read_config
 from medusa_chat.records import Device, DType, Quantization
 
 
@@ -44,25 +50,37 @@ def pick_dtype(dtype: DType, device: torch.device) -> torch.dtype:
 
 
 def load_base_model(
-    folder: Path, quantization: Quantization, device: torch.device, dtype: torch.dtype
+    folder: Path,
+    quantization: Quantization,
+    device: torch.device,
+    dtype: torch.dtype,
+    on_progress: OnProgress = lambda progress: None,
 ) -> BaseModel:
-    """Loads the transformers checkpoint in `folder`. No code from the checkpoint runs.
+    """Loads the transformers checkpoint in `folder`. No code from the checkpoint runs. What is quantised here
+    is kept, and read from there the next time.
 
     Raises CheckpointError for a damaged folder, UnsupportedModel for an architecture that can't be
     verified by trees, OutOfMemory with a quantisation that would fit.
     """
     silence_libraries()
+    read = partial(_read, base=folder, quantization=quantization, device=device, dtype=dtype)
+    if quantization == "none" or "quantization_config" in read_config(folder / CONFIG_NAME):
+        return adopt_base_model(read(folder))
+    copy = copy_of(folder, quantization, str(dtype).removeprefix("torch."), device.type)
+    causal_lm = read_kept(copy, read, on_progress)
+    if causal_lm is None:
+        causal_lm = read(folder)
+        keep(causal_lm, copy, on_progress)
+    return adopt_base_model(causal_lm)
+
+
+def _read(
+    folder: Path, base: Path, quantization: Quantization, device: torch.device, dtype: torch.dtype
+) -> Any:
+    """The transformers model in a folder: the base's, or one with its weights quantised already."""
     try:
-        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
-        causal_lm = AutoModelForCausalLM.from_pretrained(
-            folder,
-            config=config,
-            trust_remote_code=False,
-            dtype=dtype,
-            device_map={"": device},
-            attn_implementation=GROUPED_ATTENTION if config.model_type in LLAMA_FAMILY else "eager",
-            quantization_config=quantization_config_for(quantization, dtype),
-        )
+        config = quantization_config_for(quantization, dtype) if folder == base else None
+        return read_model(folder, base, config, device, dtype)
     except pickle.UnpicklingError as error:
         raise CheckpointError(
             f"The model in {folder} holds something other than tensors, so it was not opened; "
@@ -70,13 +88,12 @@ def load_base_model(
         ) from error
     except (OSError, safetensors.SafetensorError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise OutOfMemory(_what_would_fit(folder, quantization, device)) from error
+            raise OutOfMemory(_what_would_fit(base, quantization, device)) from error
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"The model in {folder} can't be loaded: {reason}") from error
     except (KeyError, ValueError) as error:
         reason = str(error).strip().splitlines()[0]
         raise UnsupportedModel(f"The model in {folder} is not one that can be run here: {reason}") from error
-    return adopt_base_model(causal_lm)
 
 
 def adopt_base_model(causal_lm: Any) -> BaseModel:

@@ -121,6 +121,11 @@ def test_quantised_weights_are_quantised_anew_with_it(
     merge_adapter(base, tmp_path / "adapter", digest)
     assert torch.equal(logits(base), logits(expected))
 
+    kept = load_base_model(folder, quantization, CPU, torch.float32)
+    assert not torch.equal(logits(kept), logits(expected))  # the copy knows nothing of the adapter
+    merge_adapter(kept, tmp_path / "adapter", digest)
+    assert torch.equal(logits(kept), logits(expected))
+
 
 def test_gradients_reach_it_alone(tmp_path: Path) -> None:
     folder = saved(tmp_path, "LlamaConfig", **{**SMALL, **LARGER})
