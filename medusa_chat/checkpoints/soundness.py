@@ -91,7 +91,10 @@ def _sets_of_weights(folder: Path) -> Iterator[list[str]]:
 
 def _shards_in(index: Path) -> list[str]:
     shard_of = (read_json(index) or {}).get("weight_map")
-    return sorted(set(shard_of.values())) if isinstance(shard_of, dict) else []
+    names = list(shard_of.values()) if isinstance(shard_of, dict) else []
+    # An index may have been written to lead elsewhere.
+    is_sound = all(isinstance(name, str) and Path(name).name == name for name in names)
+    return sorted(set(names)) if is_sound else []
 
 
 def _is_cut_safetensors(file: Path) -> bool:

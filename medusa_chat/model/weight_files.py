@@ -1,14 +1,19 @@
 """The tensors in a checkpoint's files, told of by their headers and read one by one. Nothing in a file runs.
 
 .pt and .bin are pickles: torch opens them with weights_only, which refuses all but tensors, and maps them, so
-that what nobody asks for is never read.
+that what nobody asks for is never read. What a pickle says is followed byte by byte, so how long it may be is
+bounded too: 700 MB of it, packed into 700 kB, took seconds and a gigabyte of memory to be refused.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import os
 import pickle
+import re
 import warnings
+import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -26,8 +31,13 @@ MODEL_FILES = (
     "pytorch_model.bin.index.json",
 )
 _PICKLES = (".pt", ".bin", ".pth")
+_SHARD = re.compile(r"[\w.-]{1,200}\.(?:safetensors|bin)")
+# Of a pickle that lists tensors, apart from their values: each takes some 150 bytes, read in some 60 pieces.
+_MAX_LIST_BYTES = 2**20
+_MAX_READS = 150_000
 _LFS_POINTER = b"version https://git-lfs"
 _FETCH_AGAIN = "fetch it again"
+_TOO_LONG = "its list of tensors is far too long"
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -65,6 +75,7 @@ class WeightFile(Protocol):
 
 def open_weight_file(path: Path) -> WeightFile:
     """Raises CheckpointError naming the file if it is damaged, of another kind, or holds code."""
+    _check_is_file(path)
     try:
         with path.open("rb") as stream:
             start = stream.read(len(_LFS_POINTER))
@@ -81,12 +92,19 @@ def open_weight_file(path: Path) -> WeightFile:
 
 def find_weight_files(folder: Path, names: Iterable[str]) -> list[Path]:
     """The first of these files that the folder has, or the shards that it lists if it is an index; [] if it
-    has none. Raises CheckpointError for an index that isn't sound.
+    has none. Raises CheckpointError for what isn't a file, and for an index that isn't sound.
     """
-    found = next((folder / name for name in names if (folder / name).is_file()), None)
+    found = next((folder / name for name in names if os.path.lexists(folder / name)), None)
     if found is None:
         return []
+    _check_is_file(found)
     return _shards(found) if found.name.endswith(".index.json") else [found]
+
+
+def _check_is_file(path: Path) -> None:
+    if os.path.lexists(path) and not path.is_file():
+        what = "a link to nowhere" if path.is_symlink() and not path.is_dir() else "no file"
+        raise CheckpointError(f"{path} can't be read: it is {what}; {_FETCH_AGAIN}.")
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -95,6 +113,8 @@ def read_config(file: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file} can't be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not valid JSON ({error}); {_FETCH_AGAIN}.") from None
     if not isinstance(config, dict):
@@ -104,10 +124,11 @@ def read_config(file: Path) -> dict[str, Any]:
 
 def _shards(index: Path) -> list[Path]:
     shard_of = read_config(index).get("weight_map")
-    names = set(shard_of.values()) if isinstance(shard_of, dict) else set()
-    if not names or not all(isinstance(name, str) and Path(name).name == name for name in names):
+    listed = list(shard_of.values()) if isinstance(shard_of, dict) else []
+    # A plain name in the same folder: an index may have been written to lead elsewhere.
+    if not listed or not all(isinstance(name, str) and _SHARD.fullmatch(name) for name in listed):
         raise CheckpointError(f"{index} doesn't say which files hold the weights; {_FETCH_AGAIN}.")
-    shards = [index.parent / name for name in sorted(names)]
+    shards = [index.parent / name for name in sorted(set(listed))]
     missing = [shard for shard in shards if not shard.is_file()]
     if missing:
         raise CheckpointError(f"{missing[0]} is missing, though {index.name} lists it; {_FETCH_AGAIN}.")
@@ -170,8 +191,7 @@ def _unpickled(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickles it warns programmers
-            # Only torch's zip files can be mapped, not those from before 2020.
-            return torch.load(path, map_location="cpu", weights_only=True, mmap=_is_zip(path))
+            return _load_pickle(path)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} holds something other than tensors, which could run code, so it was not opened; "
@@ -180,6 +200,39 @@ def _unpickled(path: Path) -> Any:
     except Exception as error:  # a damaged pickle fails in every way there is
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"{path} is damaged ({reason}); {_FETCH_AGAIN}.") from None
+
+
+def _load_pickle(path: Path) -> Any:
+    """Raises what torch does, and ValueError for a pickle that is longer than any list of tensors."""
+    if not _is_zip(path):  # from before 2020
+        with _BriefReader(io.FileIO(path)) as stream:
+            return torch.load(stream, map_location="cpu", weights_only=True)
+    with zipfile.ZipFile(path) as archive:
+        for entry in archive.infolist():
+            if entry.filename.endswith("data.pkl") and entry.file_size > _MAX_LIST_BYTES:
+                raise ValueError(_TOO_LONG)
+    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+
+
+class _BriefReader(io.BufferedReader):
+    """Reads a pickle of old, which says nothing of its length, piece by piece, but not for ever. The tensors'
+    values, which come last, torch reads past it.
+    """
+
+    _reads_left = _MAX_READS
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        self._count()
+        return super().read(size)
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        self._count()
+        return super().readline(size)
+
+    def _count(self) -> None:
+        self._reads_left -= 1
+        if self._reads_left < 0:
+            raise ValueError(_TOO_LONG)
 
 
 def _is_zip(path: Path) -> bool:
