@@ -1,19 +1,16 @@
 """The tensors in a checkpoint's files, told of by their headers and read one by one. Nothing in a file runs.
 
 .pt and .bin are pickles: torch opens them with weights_only, which refuses all but tensors, and maps them, so
-that what nobody asks for is never read. What a pickle says is followed byte by byte, so how long it may be is
-bounded too: 700 MB of it, packed into 700 kB, took seconds and a gigabyte of memory to be refused.
+that what nobody asks for is never read.
 """
 
 from __future__ import annotations
 
-import io
 import json
 import os
 import pickle
 import re
 import warnings
-import zipfile
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol
@@ -22,6 +19,7 @@ import safetensors
 import torch
 
 from medusa_chat.errors import CheckpointError
+from medusa_chat.model.pickles import is_archive, load_pickle
 
 # Of a whole model, in the order in which transformers looks for them.
 MODEL_FILES = (
@@ -32,12 +30,8 @@ MODEL_FILES = (
 )
 _PICKLES = (".pt", ".bin", ".pth")
 _SHARD = re.compile(r"[\w.-]{1,200}\.(?:safetensors|bin)")
-# Of a pickle that lists tensors, apart from their values: each takes some 150 bytes, read in some 60 pieces.
-_MAX_LIST_BYTES = 2**20
-_MAX_READS = 150_000
 _LFS_POINTER = b"version https://git-lfs"
 _FETCH_AGAIN = "fetch it again"
-_TOO_LONG = "its list of tensors is far too long"
 _DTYPES = {
     "F64": torch.float64,
     "F32": torch.float32,
@@ -191,7 +185,8 @@ def _unpickled(path: Path) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickles it warns programmers
-            return _load_pickle(path)
+            # Only torch's zip files can be mapped, not those from before 2020.
+            return load_pickle(path, map_location="cpu", mmap=is_archive(path))
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} holds something other than tensors, which could run code, so it was not opened; "
@@ -200,44 +195,6 @@ def _unpickled(path: Path) -> Any:
     except Exception as error:  # a damaged pickle fails in every way there is
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"{path} is damaged ({reason}); {_FETCH_AGAIN}.") from None
-
-
-def _load_pickle(path: Path) -> Any:
-    """Raises what torch does, and ValueError for a pickle that is longer than any list of tensors."""
-    if not _is_zip(path):  # from before 2020
-        with _BriefReader(io.FileIO(path)) as stream:
-            return torch.load(stream, map_location="cpu", weights_only=True)
-    with zipfile.ZipFile(path) as archive:
-        for entry in archive.infolist():
-            if entry.filename.endswith("data.pkl") and entry.file_size > _MAX_LIST_BYTES:
-                raise ValueError(_TOO_LONG)
-    return torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-
-
-class _BriefReader(io.BufferedReader):
-    """Reads a pickle of old, which says nothing of its length, piece by piece, but not for ever. The tensors'
-    values, which come last, torch reads past it.
-    """
-
-    _reads_left = _MAX_READS
-
-    def read(self, size: int | None = -1, /) -> bytes:
-        self._count()
-        return super().read(size)
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        self._count()
-        return super().readline(size)
-
-    def _count(self) -> None:
-        self._reads_left -= 1
-        if self._reads_left < 0:
-            raise ValueError(_TOO_LONG)
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(4) == b"PK\x03\x04"
 
 
 def _is_plain_tensor(name: Any, value: Any) -> bool:

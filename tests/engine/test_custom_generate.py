@@ -308,4 +308,4 @@ def test_the_default_model_answers_the_same_but_for_near_ties(
         with torch.no_grad():
             logits = model(plain[None, :same]).logits[0, -1].float()
         apart = abs(float(logits[plain[same]] - logits[drafted[same]]))
-        assert apart <= 4 * torch.finfo(dtype).eps * float(logits.abs().max())
+        assert apart <= 2 * torch.finfo(dtype).eps * abs(float(logits[plain[same]]))
