@@ -146,21 +146,41 @@ def test_it_runs_nothing(tmp_path: Path, capsys: Capture) -> None:
     assert not (tmp_path / "exploded").exists()
 
 
-@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
-def test_it_reads_no_weights(tmp_path: Path, capsys: Capture) -> None:
-    """Heads of a 7B: 1.5 GB that take no room on the disk and none in memory."""
-    (tmp_path / "config.json").write_text("{}")
-    names = {f"{head}.0.linear.weight": [4096, 4096] for head in range(5)}
-    names |= {f"{head}.1.weight": [32000, 4096] for head in range(5)}
+def heads_of_a_7b(num_heads: int = 5) -> dict[str, list[int]]:
+    names = {f"{head}.0.linear.weight": [4096, 4096] for head in range(num_heads)}
+    return names | {f"{head}.1.weight": [32000, 4096] for head in range(num_heads)}
+
+
+def write_empty_safetensors(file: Path) -> None:
     header, end = {}, 0
-    for name, shape in names.items():
+    for name, shape in heads_of_a_7b().items():
         size = 2 * shape[0] * shape[1]
         header[name] = {"dtype": "BF16", "shape": shape, "data_offsets": [end, end + size]}
         end += size
     encoded = json.dumps(header).encode()
-    with (tmp_path / "medusa_lm_head.safetensors").open("wb") as stream:
+    with file.open("wb") as stream:
         stream.write(len(encoded).to_bytes(8, "little") + encoded)
         os.truncate(stream.fileno(), 8 + len(encoded) + end)
+
+
+def write_empty_pickle(file: Path) -> None:
+    tensors = {name: torch.empty(shape, dtype=torch.bfloat16) for name, shape in heads_of_a_7b().items()}
+    with torch.serialization.skip_data():
+        torch.save(tensors, file)
+
+
+@pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="memory is read as Linux tells it")
+@pytest.mark.parametrize(
+    ("name", "write"),
+    [
+        ("medusa_lm_head.safetensors", write_empty_safetensors),
+        ("medusa_lm_head.pt", write_empty_pickle),
+    ],
+)
+def test_it_reads_no_weights(tmp_path: Path, name: str, write: Callable[[Path], None]) -> None:
+    """Heads of a 7B: 1.5 GB that take no room on the disk and none in memory."""
+    write(tmp_path / name)
+    assert (tmp_path / name).stat().st_size > 1.4e9
     program = (
         "import re, sys\nfrom pathlib import Path\nfrom medusa_chat.commands.inspect import examine\n"
         "found = examine(sys.argv[1])['heads']\n"
@@ -173,5 +193,44 @@ def test_it_reads_no_weights(tmp_path: Path, capsys: Capture) -> None:
         [sys.executable, "-c", program, str(tmp_path)], capture_output=True, text=True, check=True
     )
     num_bytes, megabytes = map(int, ended.stdout.split())
-    assert num_bytes == pytest.approx(end, rel=0.001)  # and biases
+    weights = sum(2 * rows * columns for rows, columns in heads_of_a_7b().values())
+    assert num_bytes == pytest.approx(weights, rel=0.001)  # and biases
     assert megabytes < 800  # of torch itself
+
+
+BROKEN = {
+    "cut": ("medusa_lm_head.pt", b"PK\x03\x04 and nothing more"),
+    "empty": ("medusa_lm_head.safetensors", b""),
+    "no shard": ("model.safetensors.index.json", b'{"weight_map": {"a": "model-1.safetensors"}}'),
+    "config": ("config.json", b"{"),
+}
+
+
+@pytest.mark.parametrize("case", BROKEN)
+@pytest.mark.parametrize("options", [(), ("--json",)], ids=["text", "json"])
+def test_what_is_broken_is_one_sentence(
+    tmp_path: Path, capsys: Capture, case: str, options: tuple[str, ...]
+) -> None:
+    name, content = BROKEN[case]
+    if case == "config":
+        write_c(tmp_path, KNOWN)
+    (tmp_path / name).write_bytes(content)
+    assert inspect(tmp_path, *options) == 1
+    printed = capsys.readouterr()
+    assert printed.out == ""
+    assert str(tmp_path) in printed.err
+    assert printed.err.count("\n") == 1
+
+
+def test_a_model_on_the_hub_tells_before_it_is_fetched_what_it_takes(capsys: Capture) -> None:
+    found = report("vicuna-7b", capsys)
+    model = found["model"]
+    assert (found["base"], found["heads"], model["here"], model["tried"]) == (None, None, False, False)
+    assert model["heads"].startswith("hub:FasterDecoding/medusa-vicuna-7b-v1.3@")
+    sizes = model["memory_bytes"]
+    assert sizes["4bit"] < sizes["8bit"] < sizes["none"] == 2 * model["parameters"]
+    assert inspect("vicuna-7b") == 0
+    printed = capsys.readouterr().out
+    assert "3.77 GB at --quant 4bit" in printed
+    assert "medusa-chat pull vicuna-7b" in printed
+    assert report("me/mine", capsys)["model"]["memory_bytes"] is None

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import gc
 import re
+import weakref
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -55,9 +58,31 @@ def test_what_can_t_be_is_said_in_a_sentence(chatty: Path) -> None:
         load(chatty / "model", chatty / "heads", device="cpu")
 
 
-def test_the_readme_s_lines_do_what_they_say(
+def test_a_session_ends_with_its_block(chatty: Path) -> None:
+    with load(chatty / "model", device="cpu", dtype="float32") as session:
+        assert session.info.num_heads == 0
+        model = weakref.ref(session._base)
+    gc.collect()
+    assert model() is None
+
+
+def readme_examples() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
+
+
+def test_the_readme_s_session_does_what_it_says(
     default_model_here: str, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    (example,) = re.findall(r"```python\n(.*?)```", README.read_text(encoding="utf-8"), re.DOTALL)
-    exec(compile(example, "README.md", "exec"), {})
+    exec(compile(readme_examples()[0], "README.md", "exec"), {})
     assert "Paris" in capsys.readouterr().out
+
+
+def test_the_readme_s_generate_does_what_it_says(chatty: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    (chatty / "my").mkdir()
+    (chatty / "model").rename(chatty / "my" / "model")
+    (chatty / "heads").rename(chatty / "my" / "heads")
+    monkeypatch.chdir(chatty)
+    names: dict[str, Any] = {}
+    exec(compile(readme_examples()[1], "README.md", "exec"), names)
+    assert torch.equal(names["output"], names["model"].generate(**names["inputs"], max_new_tokens=64))
+    assert names["output"].shape[1] > 10

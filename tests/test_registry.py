@@ -53,6 +53,28 @@ def test_vicuna_fits_a_card_of_8_gb() -> None:
     assert spec.tried is False
 
 
+def test_heads_in_the_repository_of_their_base_are_one_download() -> None:
+    """So both must be of one revision. A revision is a commit, or nothing is known of it."""
+    ours = [spec for spec in load_registry().values() if isinstance(spec.source, HubSource)]
+    places = [spec.heads_place for spec in ours]
+    for spec, place in zip(ours, places, strict=True):
+        assert isinstance(spec.source, HubSource)
+        assert isinstance(place, HubSource)
+        if place.repo == spec.source.repo:
+            assert place == spec.source
+        for source in (place, spec.source):
+            assert source.is_pinned or source.revision == "main"
+        assert spec.heads_bytes
+
+
+@pytest.mark.parametrize(
+    ("name", "memory"),
+    [("mistral-7b-instruct-v0.2", 4.9e9), ("gemma-7b-it", 9.6e9), ("llama-3.1-8b-instruct", 4.6e9)],
+)
+def test_the_memory_of_the_readme(name: str, memory: float) -> None:
+    assert resolve(name).memory_bytes == pytest.approx(memory, rel=0.02)
+
+
 def test_the_users_file_adds_models(user_file: Path) -> None:
     before = set(load_registry())
     user_file.write_text(FOLDER_MODEL)
@@ -165,7 +187,7 @@ def test_heads_that_are_asked_for_go_before_the_models_own() -> None:
     assert resolve_heads(spec, None) == spec.heads_place
     assert resolve_heads(spec, "hub:me/heads") == HubSource(repo="me/heads")
     assert resolve_heads(spec, "~/heads") == Path("~/heads").expanduser()
-    assert resolve_heads(resolve("llama-3.1-8b-instruct"), None) is None
+    assert resolve_heads(resolve("me/mine"), None) is None
     with pytest.raises(UsageError, match="The heads can't be found: 'hub:heads' is no hub:OWNER/NAME"):
         resolve_heads(spec, "hub:heads")
 

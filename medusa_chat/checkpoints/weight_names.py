@@ -17,6 +17,8 @@ MODEL_FILES = (
     "pytorch_model.bin",
     "pytorch_model.bin.index.json",
 )
+# Plain names: an index may have been written to lead elsewhere.
+_SHARD = re.compile(r"[\w.-]{1,200}\.(?:safetensors|bin)")
 
 
 def model_weights(folder: Path) -> list[str]:
@@ -40,8 +42,9 @@ def first_of(folder: Path, names: Iterable[str]) -> str | None:
 def shards_in(index: Path) -> list[str]:
     """The files that an index lists, all beside it; [] if it isn't sound."""
     shard_of = (read_json(index) or {}).get("weight_map")
-    names = set(shard_of.values()) if isinstance(shard_of, dict) else set()
-    return sorted(names) if all(isinstance(name, str) and Path(name).name == name for name in names) else []
+    names = list(shard_of.values()) if isinstance(shard_of, dict) else []
+    is_sound = all(isinstance(name, str) and _SHARD.fullmatch(name) for name in names)
+    return sorted(set(names)) if is_sound else []
 
 
 def shard_pattern(index: str) -> re.Pattern[str]:

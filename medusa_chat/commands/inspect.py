@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, get_args
 
 import typer
 
@@ -64,7 +64,13 @@ def _examine_model(spec: ModelSpec) -> Report:
         "name": spec.name,
         "base": spec.base,
         "licence": spec.licence,
+        "parameters": spec.parameters,
+        "context": spec.context,
         "quantization": spec.quantization,
+        "memory_bytes": _memory(spec),
+        "source": None if spec.source is None else str(spec.source),
+        "heads": spec.heads,
+        "tried": spec.tried,
         "here": here,
     }
     found = (
@@ -74,6 +80,16 @@ def _examine_model(spec: ModelSpec) -> Report:
     if heads is not None and heads_are_here(heads):
         found["heads"] = inspect_source(ensure_heads(heads, lambda progress: None))["heads"]
     return {"model": model, **found}
+
+
+def _memory(spec: ModelSpec) -> dict[str, int] | None:
+    """Of the base model's weights, about, before there is a file to tell."""
+    from medusa_chat.footprint import weights_bytes
+    from medusa_chat.records import Quantization
+
+    if spec.parameters is None:
+        return None
+    return {quant: weights_bytes(spec.parameters, quant) for quant in get_args(Quantization)}
 
 
 def _as_text(report: Report) -> str:

@@ -37,19 +37,40 @@ def accept_exact(
     """logits (N, V) of all nodes; uniforms (W,): the number for what follows each depth. Greedy at
     temperature 0.
     """
-    ids, parents = draft.ids.tolist(), draft.parents.tolist()
     # Greedy choices of all rows in one product and one read; draws only where the walk comes by.
     best = greedy(logits).tolist() if options.temperature == 0.0 else None
-    depth = 0
-    reached = [0]  # all of one depth, and all the same text: siblings may hold the same token
+    walk, depth = Walk(draft), 0
     while True:
-        node = reached[0]
-        token = best[node] if best is not None else choose(logits[node], options, uniforms[depth])
-        children = [c for c in range(node + 1, len(ids)) if parents[c] in reached and ids[c] == token]
-        if not children:
-            return Acceptance(_path(parents, node), token)
-        reached = children
+        token = best[walk.node] if best is not None else choose(logits[walk.node], options, uniforms[depth])
+        if not walk.follow(token):
+            return Acceptance(walk.path, token)
         depth += 1
+
+
+class Walk:
+    """From a draft's root down, along tokens as they are chosen. node: the last one reached, whose row of
+    logits chooses the next token.
+    """
+
+    def __init__(self, draft: Draft) -> None:
+        self._ids, self._parents = draft.ids.tolist(), draft.parents.tolist()
+        self._reached = [0]  # all of one depth, and all the same text: siblings may hold the same token
+
+    @property
+    def node(self) -> int:
+        return self._reached[0]
+
+    @property
+    def path(self) -> list[int]:
+        """The nodes from the root down to the last one reached."""
+        return _path(self._parents, self.node)
+
+    def follow(self, token: int) -> bool:
+        """Goes to the child that holds this token, if there is one."""
+        nodes = range(self.node + 1, len(self._ids))
+        children = [c for c in nodes if self._parents[c] in self._reached and self._ids[c] == token]
+        self._reached = children or self._reached
+        return bool(children)
 
 
 def accept_on_device(

@@ -165,6 +165,12 @@ def draft_static(candidates: Candidates, root: torch.Tensor, ranked_ids: torch.T
     return Draft(ids, parents, candidates.depths, candidates.ancestors)
 
 
+def root_alone(token: int, device: torch.device | str = "cpu") -> Draft:
+    """A draft of one node."""
+    nothing = torch.empty(0, 0, dtype=torch.long, device=device)
+    return draft_static(Candidates([], device), torch.tensor(token, device=device), nothing)
+
+
 def weigh(
     candidates: Candidates, root: torch.Tensor, ranked_ids: torch.Tensor, ranked_log_probs: torch.Tensor
 ) -> Weighed:

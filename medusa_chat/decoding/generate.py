@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 
 import torch
 
-from medusa_chat.decoding.acceptance import ACCEPTANCE_RULES
+from medusa_chat.decoding.acceptance import ACCEPTANCE_RULES, Accept
+from medusa_chat.decoding.draft import root_alone
 from medusa_chat.decoding.origins import origins_of
 from medusa_chat.decoding.planning import Plan, plain_plan, propose
-from medusa_chat.decoding.sampling import choose
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.heads import MedusaHeads
@@ -77,15 +77,17 @@ def generate(
     *,
     eos_ids: Collection[int] = (),
     generator: torch.Generator | None = None,
+    accept: Accept | None = None,
 ) -> Iterator[Step]:
     """Yields the prefill's Step with the first token, then one Step for each base forward.
 
     options is called at every step; plan turns them into how that step drafts, and a draft of one node is
     plain decoding by the same code. Ends with a finish_reason: "eos" (the EOS is the last id), "length"
-    (max_tokens) or "context" (the model's context is full).
+    (max_tokens) or "context" (the model's context is full). accept: a rule in place of the options' one,
+    which chooses the first token too; for contexts without graphs, which know theirs alone.
     """
     num_emitted = 0
-    steps = _steps(base, heads, context, prompt_ids, options, plan, generator)
+    steps = _steps(base, heads, context, prompt_ids, options, plan, generator, accept)
     for step in steps:
         max_tokens = options().max_tokens  # may have been lowered below what is out already
         ids = step.ids[: max(0, max_tokens - num_emitted)]
@@ -112,6 +114,7 @@ def _steps(
     options: Callable[[], SamplingOptions],
     plan: Callable[[SamplingOptions], Plan],
     generator: torch.Generator | None,
+    accept: Accept | None,
 ) -> Iterator[Step]:
     started = time.perf_counter()
     # One for the token after each position, drawn on the CPU: a seed gives the same ones everywhere.
@@ -119,13 +122,17 @@ def _steps(
     rest = prompt_ids[context.reuse(prompt_ids) :]
     hidden = base.prefill(torch.tensor([rest], device=base.device), context.cache)  # (1, D)
     context.ids.extend(rest)
-    root = choose(base.logits(hidden)[0], options(), uniforms[len(context.ids) - 1])
+    current, draft = options(), root_alone(prompt_ids[-1], base.device)
+    rule = accept or ACCEPTANCE_RULES[current.acceptance]
+    root = rule(base.logits(hidden), draft, current, uniforms[len(context.ids) - 1 :]).next_root
     yield Step([root], [BASE_ORIGIN], 0, time.perf_counter() - started)
 
     while True:
         if context.graphs is not None:
             root, hidden = yield from context.graphs.steps(context, root, hidden, uniforms, options, plan)
-        root, hidden = yield from _eager_steps(base, heads, context, root, hidden, uniforms, options, plan)
+        root, hidden = yield from _eager_steps(
+            base, heads, context, root, hidden, uniforms, options, plan, accept
+        )
 
 
 def _eager_steps(
@@ -137,6 +144,7 @@ def _eager_steps(
     uniforms: torch.Tensor,
     options: Callable[[], SamplingOptions],
     plan: Callable[[SamplingOptions], Plan],
+    accept: Accept | None,
 ) -> Generator[Step, None, tuple[int, torch.Tensor]]:
     """Steps operation by operation, until graphs could do them: with the root and the hidden state (1, D)
     before it, which are returned.
@@ -161,7 +169,8 @@ def _eager_steps(
         all_hidden = base.forward(draft.ids[None], context.cache, positions, draft.visible)[0]  # (N, D)
         logits = base.logits(all_hidden)  # (N, V)
         # Accept
-        accepted = ACCEPTANCE_RULES[current.acceptance](logits, draft, current, uniforms[num_cached:])
+        rule = accept or ACCEPTANCE_RULES[current.acceptance]
+        accepted = rule(logits, draft, current, uniforms[num_cached:])
         # Commit
         kept_ids = draft.ids[accepted.path]
         text[num_cached : num_cached + len(accepted.path)] = kept_ids

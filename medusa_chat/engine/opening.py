@@ -53,9 +53,16 @@ def adopt_model(causal_lm: Any, tokenizer: Any, kv_cache: KVPrecision = "full") 
     """
     if tokenizer is None:
         raise UsageError("A model that is in memory already needs its tokenizer: load(model, tokenizer=…).")
+    return model_in_memory(causal_lm, adopt_base_model(causal_lm), tokenizer, kv_cache)
+
+
+def model_in_memory(
+    causal_lm: Any, base: BaseModel, tokenizer: Any, kv_cache: KVPrecision = "full"
+) -> OpenModel:
+    """A transformers model by the name it was loaded by. base: made of it."""
     name = str(causal_lm.config.name_or_path or type(causal_lm).__name__)
     spec = ModelSpec(name=spec_name(name), base=name, folder=Path(name))
-    return OpenModel(spec, adopt_base_model(causal_lm), tokenizer, held_in(causal_lm), kv_cache=kv_cache)
+    return OpenModel(spec, base, tokenizer, held_in(causal_lm), kv_cache=kv_cache)
 
 
 def fetch(request: LoadRequest, on_progress: OnProgress) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
-from typing import Any
+from typing import Any, Self
 
 import torch
 
@@ -97,6 +97,12 @@ class Session:
         self._tree_size = choose_tree_size(self._step_seconds, expected) if heads is not None else 1
         self._chooser = SizeChooser(expected)
         self._energy = energy_meter(base.device)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
 
     @property
     def info(self) -> EngineInfo:

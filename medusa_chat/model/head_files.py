@@ -63,8 +63,19 @@ def build_heads(found: HeadTensors) -> MedusaHeads:
             heads.source = found.place
             heads.layout = layout_of(heads, found)
             heads.remarks = contradictions(heads, found, config_file)
+            _check_calibration(heads, config_file)
             return heads
     raise CheckpointError(f"{found.place} holds no Medusa heads: no tensor is named like 0.0.linear.weight.")
+
+
+def _check_calibration(heads: MedusaHeads, config_file: Path) -> None:
+    try:
+        _ = heads.calibration
+    except (ValueError, TypeError, AttributeError) as error:
+        raise CheckpointError(
+            f"{config_file} has a path_probability that can't be used ({error}); remove it, "
+            "or fetch or train the heads again."
+        ) from None
 
 
 def are_heads(found: HeadTensors) -> bool:
@@ -85,6 +96,8 @@ def _block_heads(names: BlockNames, found: HeadTensors, config: dict[str, Any]) 
     heads = range(1 + max(head for head, *_ in (*blocks, *ends)))
     layers = range(max([1 + layer for _, layer in blocks] + [at for _, *after in ends for at in after]))
     hidden_size = found.one(names.weight(0, 0), None, None).shape[1]
+    # One stray name of a far head and layer asks for a hundred million of them.
+    found.check_there(names.weight(head, layer) for layer in layers for head in heads)
     each = [(head, layer) for layer in layers for head in heads]
     weight = found.stack([names.weight(*block) for block in each], hidden_size, hidden_size)
     weight = weight.view(len(layers), len(heads), hidden_size, hidden_size)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import torch
@@ -61,6 +61,12 @@ class HeadTensors:
             return torch.stack([self._outlined(name) for name in names])
         return torch.stack([self._read(name) for name in names])
 
+    def check_there(self, names: Iterable[str]) -> None:
+        """Raises CheckpointError naming the first that is missing; asks for no more of them."""
+        missing = next((name for name in names if name not in self), None)
+        if missing is not None:
+            raise CheckpointError(f"{self.place} lacks the tensor {missing}; fetch or train the heads again.")
+
     def vocabulary(self) -> torch.Tensor | None:
         """(V',) int64: the tokens that these heads guess among, if not all. Its values are always read."""
         if TOKEN_MAP not in self:
@@ -84,9 +90,7 @@ class HeadTensors:
         return tensor
 
     def _check_outlines(self, names: Sequence[str], shape: tuple[int | None, ...]) -> None:
-        missing = next((name for name in names if name not in self), None)
-        if missing is not None:
-            raise CheckpointError(f"{self.place} lacks the tensor {missing}; fetch or train the heads again.")
+        self.check_there(names)
         first = self._outlined(names[0]).shape
         for name in names:
             found = self.used[name] = self._outlined(name)

@@ -94,9 +94,19 @@ class MedusaHeads(nn.Module):
 
     @property
     def calibration(self) -> dict[tuple[int, ...], float]:
-        """Path of guesses -> how often it was right on held-out replies; empty if the heads bring none."""
+        """Path of guesses -> how often it was right on held-out replies; empty if the heads bring none.
+
+        Raises ValueError for what no measurement gave.
+        """
         stored = self.config.get("path_probability", {})
-        return {tuple(map(int, path.split())): float(probability) for path, probability in stored.items()}
+        if not isinstance(stored, dict):
+            raise ValueError("no object")
+        found = {tuple(map(int, path.split())): float(share) for path, share in stored.items()}
+        for path, share in found.items():
+            is_tree = len(path) == 1 or path[:-1] in found
+            if not (is_tree and 0 < len(path) <= self.num_heads and min(path) >= 0 and 0 <= share <= 1):
+                raise ValueError(f"wrong at {' '.join(map(str, path))!r}")
+        return found
 
     @property
     def adapter(self) -> str | None:

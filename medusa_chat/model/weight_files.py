@@ -12,6 +12,7 @@ from __future__ import annotations
 import ctypes
 import json
 import mmap
+import os
 import pickle
 import sys
 import warnings
@@ -24,8 +25,9 @@ import safetensors
 import torch
 
 from medusa_chat.checkpoints.soundness import safetensors_ranges
-from medusa_chat.checkpoints.weight_names import INDEX, MODEL_FILES, first_of, shards_in
+from medusa_chat.checkpoints.weight_names import INDEX, MODEL_FILES, shards_in
 from medusa_chat.errors import CheckpointError
+from medusa_chat.model.pickles import is_archive, load_pickle
 
 _PICKLES = (".pt", ".bin", ".pth")
 _LFS_POINTER = b"version https://git-lfs"
@@ -92,6 +94,7 @@ def unread_model(folder: Path) -> Mapping[str, Unread]:
 
 def open_weight_file(path: Path) -> WeightFile:
     """Raises CheckpointError naming the file if it is damaged, of another kind, or holds code."""
+    _check_is_file(path)
     try:
         with path.open("rb") as stream:
             start = stream.read(len(_LFS_POINTER))
@@ -108,12 +111,19 @@ def open_weight_file(path: Path) -> WeightFile:
 
 def find_weight_files(folder: Path, names: Iterable[str]) -> list[Path]:
     """The first of these files that the folder has, or the shards that it lists if it is an index; [] if it
-    has none. Raises CheckpointError for an index that isn't sound.
+    has none. Raises CheckpointError for what isn't a file, and for an index that isn't sound.
     """
-    found = first_of(folder, names)
+    found = next((folder / name for name in names if os.path.lexists(folder / name)), None)
     if found is None:
         return []
-    return _shards(folder / found) if found.endswith(INDEX) else [folder / found]
+    _check_is_file(found)
+    return _shards(found) if found.name.endswith(INDEX) else [found]
+
+
+def _check_is_file(path: Path) -> None:
+    if os.path.lexists(path) and not path.is_file():
+        what = "a link to nowhere" if path.is_symlink() and not path.is_dir() else "no file"
+        raise CheckpointError(f"{path} can't be read: it is {what}; {_FETCH_AGAIN}.")
 
 
 def read_config(file: Path) -> dict[str, Any]:
@@ -122,6 +132,8 @@ def read_config(file: Path) -> dict[str, Any]:
         return {}
     try:
         config = json.loads(file.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CheckpointError(f"{file} can't be read ({error.strerror}).") from None
     except (ValueError, RecursionError) as error:
         raise CheckpointError(f"{file} is not valid JSON ({error}); {_FETCH_AGAIN}.") from None
     if not isinstance(config, dict):
@@ -130,6 +142,7 @@ def read_config(file: Path) -> dict[str, Any]:
 
 
 def _shards(index: Path) -> list[Path]:
+    read_config(index)  # says what is wrong with one that is no object
     names = shards_in(index)
     if not names:
         raise CheckpointError(f"{index} doesn't say which files hold the weights; {_FETCH_AGAIN}.")
@@ -172,7 +185,7 @@ class _TorchFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        content = _unpickled(path, "meta" if _is_zip(path) else "cpu")
+        content = _unpickled(path, "meta" if is_archive(path) else "cpu")
         entries = content.items() if isinstance(content, dict) else ()
         self._tensors: dict[str, torch.Tensor] = {
             name: value.detach() for name, value in entries if _is_plain_tensor(name, value)
@@ -225,7 +238,7 @@ def _unpickled(path: Path, device: str) -> Any:
     try:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of old pickles it warns programmers
-            return torch.load(path, map_location=device, weights_only=True)
+            return load_pickle(path, map_location=device)
     except pickle.UnpicklingError:
         raise CheckpointError(
             f"{path} holds something other than tensors, which could run code, so it was not opened; "
@@ -234,11 +247,6 @@ def _unpickled(path: Path, device: str) -> Any:
     except Exception as error:  # a damaged pickle fails in every way there is
         reason = str(error).partition("\n")[0].partition(". ")[0] or type(error).__name__
         raise CheckpointError(f"{path} is damaged ({reason}); {_FETCH_AGAIN}.") from None
-
-
-def _is_zip(path: Path) -> bool:
-    with path.open("rb") as stream:
-        return stream.read(4) == b"PK\x03\x04"
 
 
 def _give_freed_memory_back() -> None:

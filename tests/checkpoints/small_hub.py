@@ -32,8 +32,9 @@ class SmallHub:
     """requests: method, path and Range of all that was asked, but for large files where they really lie: as
     on the real one, on another host. tokens_elsewhere: what that host was told and should not be.
     cut: file -> bytes after which the connection is dropped, once for each number. held: file -> bytes after
-    which nothing more comes. harmed: files of which another byte comes. down: all is answered with 503.
-    portal: all is answered with a page, as networks do that want a login first.
+    which nothing more comes. harmed: files of which another byte comes. proxied: hosts that it was asked for,
+    as a proxy is. down: all is answered with 503. portal: all is answered with a page, as networks do that
+    want a login first.
     """
 
     repos: dict[str, Repo] = field(default_factory=dict)
@@ -42,6 +43,7 @@ class SmallHub:
     cut: dict[str, list[int]] = field(default_factory=dict)
     held: dict[str, int] = field(default_factory=dict)
     harmed: set[str] = field(default_factory=set)
+    proxied: set[str] = field(default_factory=set)
     down: bool = False
     portal: bool = False
     release: threading.Event = field(default_factory=threading.Event)
@@ -61,6 +63,7 @@ class SmallHub:
 
 
 _ELSEWHERE = "/elsewhere/"
+_NO_PULLS = "/api/agent-harnesses"  # which the library asks for once a day
 _LISTING = re.compile(r"/api/models/([^/]+/[^/?]+)(?:/(?:revision|tree)/([^?]+))?")
 _FILE = re.compile(r"/([^/]+/[^/]+)/resolve/([^/]+)/(.+)")
 
@@ -79,6 +82,12 @@ class _Handler(BaseHTTPRequestHandler):
         self._answer()
 
     def _answer(self) -> None:
+        if self.path.startswith("http://"):
+            host, _, rest = self.path.removeprefix("http://").partition("/")
+            self.hub.proxied.add(host)
+            self.path = f"/{rest}"
+        if self.path == _NO_PULLS:
+            return self._refuse(404)
         if self.path.startswith(_ELSEWHERE):
             return self._send_large_file()
         self.hub.requests.append((self.command, self.path, self.headers.get("Range")))

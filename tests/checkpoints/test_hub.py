@@ -272,6 +272,18 @@ def test_of_two_pulls_at_once_one_works_and_the_other_waits(hub: SmallHub) -> No
     assert output.splitlines()[-1] == str(checkpoints.ensure_local(resolve(NAME), ignore))
 
 
+def test_a_proxy_is_asked_in_place_of_the_hub(hub: SmallHub, monkeypatch: pytest.MonkeyPatch) -> None:
+    hub.repos[NAME] = Repo(published.as_safetensors(2))
+    for name in ("NO_PROXY", "no_proxy", "ALL_PROXY", "all_proxy", "http_proxy"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("HTTP_PROXY", constants.ENDPOINT)
+    monkeypatch.setenv("HF_ENDPOINT", "http://hub.invalid")
+    output, errors = start_puller().communicate(timeout=60)
+    assert errors == ""
+    assert output.splitlines()[-1] == str(checkpoints.ensure_local(resolve(NAME), ignore))
+    assert "hub.invalid" in hub.proxied
+
+
 @pytest.mark.parametrize(
     "files", [published.as_safetensors(), published.as_bin()], ids=["safetensors", "bin"]
 )
