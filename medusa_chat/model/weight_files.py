@@ -30,6 +30,7 @@ from medusa_chat.errors import CheckpointError
 from medusa_chat.model.pickles import is_archive, load_pickle
 
 _PICKLES = (".pt", ".bin", ".pth")
+_LARGE = 2**20  # bytes of a tensor that is worth looking after
 _LFS_POINTER = b"version https://git-lfs"
 _FETCH_AGAIN = "fetch it again"
 _DTYPES = {
@@ -77,8 +78,10 @@ class Unread:
     name: str
 
     def __getitem__(self, index: Any) -> torch.Tensor:
-        _give_freed_memory_back()
-        return self.file.read(self.name)[index]
+        tensor = self.file.read(self.name)
+        if tensor.nbytes >= _LARGE:
+            _give_freed_memory_back()
+        return tensor[index]
 
     def is_floating_point(self) -> bool:
         return self.file.outline(self.name).is_floating_point()
