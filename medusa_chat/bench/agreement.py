@@ -2,6 +2,17 @@
 
 A token's logits are the same bits whether it is read or was just written. So up to the first token that the
 8-bit cache would choose otherwise, its own greedy reply is the one that is read.
+
+Default model in bfloat16 on a CPU, 20 greedy replies of up to 128 tokens each; beside it what rounding the
+rows to bfloat16 does, as a GPU's full cache has them:
+
+                                  chosen alike   identical   before the first difference   nats a token
+    MT-Bench, 8 bits                     97.5%     1 of 20               30 of 117 tokens         0.0018
+    MT-Bench, bfloat16                   98.4%     3 of 20               45 of 117 tokens         0.0009
+    prompts of our own, 8 bits           98.6%     6 of 20               62 of 108 tokens         0.0018
+    prompts of our own, bfloat16         98.7%     6 of 20               62 of 108 tokens         0.0008
+
+So half of what is seen there is what any change does to a model that rounds to bfloat16 between its layers.
 """
 
 from __future__ import annotations

@@ -7,7 +7,8 @@ they lie, are gathered row by row, by a second kernel beside the first: neither 
 joins the parts in order.
 
 Runs, boundary and gathered places depend on p alone, so a row's output has the same bits whether it was
-decoded plainly, in a prompt or as a node of any tree. Grouped queries share one read of their keys.
+decoded plainly, in a prompt or as a node of any tree. Nor are kernels compiled anew for another capacity of
+the cache. Grouped queries share one read of their keys.
 
 Of a cache in 8 bits the tensor cores take the whole numbers, which 16 bits hold exactly: a key's scale
 multiplies its scores, a value's scale its weights.
@@ -124,7 +125,10 @@ def _boundary(position):
     return tl.maximum(position - _MAX_DEPTH, 0) // 16 * 16
 
 
-@triton.jit(do_not_specialize=["num_rows", "num_parts"])
+@triton.jit(
+    do_not_specialize=["num_rows", "num_parts", "capacity"],
+    do_not_specialize_on_alignment=["key_scales_ptr", "value_scales_ptr"],
+)
 def _runs_kernel(
     queries_ptr, keys_ptr, values_ptr, key_scales_ptr, value_scales_ptr, length_ptr, depths_ptr,
     parts_ptr, sums_ptr, num_rows, num_parts, capacity, scale,
@@ -182,7 +186,10 @@ def _runs_kernel(
         tl.store(sums_ptr + part * 2 + 1, total, mask=inside)
 
 
-@triton.jit(do_not_specialize=["num_parts"])
+@triton.jit(
+    do_not_specialize=["num_parts", "capacity"],
+    do_not_specialize_on_alignment=["key_scales_ptr", "value_scales_ptr"],
+)
 def _gathered_kernel(
     queries_ptr, keys_ptr, values_ptr, key_scales_ptr, value_scales_ptr, length_ptr, depths_ptr, paths_ptr,
     parts_ptr, sums_ptr, num_parts, capacity, scale,

@@ -89,7 +89,10 @@ def rotate_and_append(
     return queries
 
 
-@triton.jit(do_not_specialize=["num_rows"])
+@triton.jit(
+    do_not_specialize=["num_rows", "capacity"],
+    do_not_specialize_on_alignment=["key_scales_ptr", "value_scales_ptr"],
+)
 def _rotate_kernel(
     partial_ptr, turns_ptr, length_ptr, depths_ptr, queries_ptr, keys_ptr, values_ptr,
     key_scales_ptr, value_scales_ptr, query_norm_ptr, key_norm_ptr, eps, num_rows, num_positions, capacity,
