@@ -118,7 +118,8 @@ def take_first_draft(
 ) -> Acceptance:
     """Biased on purpose: the first draft is always taken."""
     accepted = accept_exact(logits, draft, options, uniforms)
-    return accepted if len(accepted.path) > 1 else Acceptance([0, 1], accepted.next_root)
+    is_taken = len(draft) == 1 or len(accepted.path) > 1
+    return accepted if is_taken else Acceptance([0, 1], accepted.next_root)
 
 
 def prefer_plausible(
@@ -126,7 +127,11 @@ def prefer_plausible(
 ) -> Acceptance:
     """Biased subtly: a draft also passes if it is at least as likely as what was drawn."""
     accepted = accept_exact(logits, draft, options, uniforms)
-    if len(accepted.path) == 1 and logits[0, draft.ids[1]] >= logits[0, accepted.next_root]:
+    if (
+        len(draft) > 1
+        and len(accepted.path) == 1
+        and logits[0, draft.ids[1]] >= logits[0, accepted.next_root]
+    ):
         return Acceptance([0, 1], accepted.next_root)
     return accepted
 
