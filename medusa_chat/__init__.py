@@ -24,24 +24,23 @@ def load(
     quant: Quantization | None = None,
     device: Device = "auto",
     dtype: DType = "auto",
+    context_length: int | None = None,
 ) -> Session:
     """A session with a model that `medusa-chat models` lists, one in a folder, or a transformers causal
     language model that is in memory already, which then needs its tokenizer and is the session's from there
-    on. heads: their folder; by default those that the registry names for the model.
+    on. heads: their folder; by default those that the registry names for the model. context_length:
+    tokens at most; by default the model's own, or as many as fit into memory.
 
     Takes a second or two to time the model's steps. Raises a MedusaError whose text says what to do.
     """
     from pathlib import Path
 
-    from medusa_chat.engine.opening import adopt_model, fetch, open_model
-    from medusa_chat.engine.session import session_with
+    from medusa_chat.engine.opening import adopt_model
+    from medusa_chat.engine.session import open_session, session_with
     from medusa_chat.records import LoadRequest
 
     folder = None if heads is None else str(heads)
     if isinstance(model, str | Path):
-        request = LoadRequest(str(model), folder, quant, device, dtype)
-        fetch(request, lambda progress: None)
-        opened = open_model(request, lambda progress: None)
-    else:
-        opened = adopt_model(model, tokenizer)
-    return session_with(opened, folder)
+        request = LoadRequest(str(model), folder, quant, device, dtype, context_length)
+        return open_session(request, lambda progress: None)
+    return session_with(adopt_model(model, tokenizer), folder, asked_context=context_length)

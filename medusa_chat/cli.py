@@ -23,7 +23,14 @@ from medusa_chat.commands.export import export
 from medusa_chat.commands.history import history
 from medusa_chat.commands.inspect import inspect
 from medusa_chat.commands.models import models
-from medusa_chat.commands.options import DeviceOption, DTypeOption, HeadsOption, ModelOption, QuantOption
+from medusa_chat.commands.options import (
+    ContextOption,
+    DeviceOption,
+    DTypeOption,
+    HeadsOption,
+    ModelOption,
+    QuantOption,
+)
 from medusa_chat.commands.pull import pull
 from medusa_chat.commands.say import say
 from medusa_chat.commands.starting import prepare_app
@@ -89,6 +96,7 @@ def root(
     quant: QuantOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
+    context_length: ContextOption = None,
     resume: Annotated[bool, typer.Option("--continue", help="Go on with the last conversation.")] = False,
     screen_reader: Annotated[
         bool, typer.Option("--screen-reader", help="Plain lines, made to be read aloud.")
@@ -100,10 +108,12 @@ def root(
 ) -> None:
     """Chat in the terminal with a model that drafts with Medusa heads."""
     context.obj.debug = debug
-    settings = {"model": model, "quant": quant, "device": device, "dtype": dtype}
+    settings: dict[str, Any] = {"model": model, "quant": quant, "device": device, "dtype": dtype}
     if context.invoked_subcommand is None:
-        raise typer.Exit(_open_app({**settings, "screen_reader": screen_reader or None}, heads, resume))
-    given = [f"--{name}" for name, value in {**settings, "heads": heads}.items() if value is not None]
+        settings |= {"context_length": context_length, "screen_reader": screen_reader or None}
+        raise typer.Exit(_open_app(settings, heads, resume))
+    settings |= {"heads": heads, "context": context_length}
+    given = [f"--{name}" for name, value in settings.items() if value is not None]
     given += ["--continue"] if resume else []
     given += ["--screen-reader"] if screen_reader else []
     if given:
@@ -123,7 +133,9 @@ def _open_app(overrides: dict[str, Any], heads: str | None, resume: bool) -> int
     resolve(settings.model)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError('The chat needs a terminal. Without one, use `medusa-chat say "…"`.')
-    request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
+    request = LoadRequest(
+        settings.model, heads, settings.quant, settings.device, settings.dtype, settings.context_length
+    )
     if settings.screen_reader or os.environ.get("TERM") == "dumb":  # one that can't move its cursor
         from medusa_chat.app.linear import run_linear
 

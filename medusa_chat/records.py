@@ -29,6 +29,7 @@ PUBLISHED_TREES = (  # with Medusa; what they are stands in decoding/published_t
     "zephyr_stage2",
 )
 MAX_TREE_SIZE = 64
+MIN_CONTEXT_LENGTH = 256  # tokens that a context may be held down to
 # Whose guess a token was: the number of a head, or one of these.
 BASE_ORIGIN = 0  # nobody's: the base model's own, one in each step
 LOOKUP_ORIGIN = -1  # drafted for no head but because the conversation said it before
@@ -154,13 +155,16 @@ class LoadProgress:
 
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
-    """What the user asked for, before it is resolved. model: a registry name or a folder."""
+    """What the user asked for, before it is resolved. model: a registry name or a folder. context_length:
+    tokens at most; None for the model's own, or as many as fit into memory.
+    """
 
     model: str
     heads: str | None = None
     quantization: Quantization | None = None
     device: Device = "auto"
     dtype: DType = "auto"
+    context_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -168,8 +172,8 @@ class EngineInfo:
     """What is loaded. step_seconds: tree size -> measured seconds of one whole step on this machine
     (1 is plain decoding, the reference of the speed-up). tree_size: what pays most of them on the whole; a
     dynamic draft's own size is chosen anew at every step.
-    memory_bytes: weights, heads and KV cache, as allocated. remarks: sentences on what was not as the heads'
-    config.json says. energy_source: what says how much energy it uses, the whole graphics card or the whole
+    memory_bytes: weights, heads and KV cache, as allocated. remarks: sentences on what is not as the
+    user may think: where the heads' config.json is wrong, a context shorter than the model's. energy_source: what says how much energy it uses, the whole graphics card or the whole
     CPU package; None where nothing does.
     """
 

@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -21,7 +21,7 @@ from pydantic_settings import (
 
 from medusa_chat.config_file import config_file, line_of, write_values
 from medusa_chat.errors import UsageError
-from medusa_chat.records import Device, DType, Quantization, SamplingOptions
+from medusa_chat.records import MIN_CONTEXT_LENGTH, Device, DType, Quantization, SamplingOptions
 
 _PREFIX = "MEDUSA_CHAT_"
 _DELIMITER = "__"
@@ -45,6 +45,7 @@ class Settings(BaseSettings):
     quant: Quantization | None = None
     device: Device = "auto"
     dtype: DType = "auto"
+    context_length: int | None = Field(default=None, ge=MIN_CONTEXT_LENGTH)
     system: str | None = None
     theme: str = "textual-dark"
     screen_reader: bool = False

@@ -15,6 +15,7 @@ import typer
 from medusa_chat.commands.bench_parts import kernels, step
 from medusa_chat.commands.bench_ui import ui
 from medusa_chat.commands.options import (
+    ContextOption,
     DeviceOption,
     DTypeOption,
     HeadsOption,
@@ -57,6 +58,7 @@ def compare_decoding(
     quant: QuantOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
+    context_length: ContextOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer prompts greedily, plainly and with drafts, and compare."""
@@ -67,8 +69,12 @@ def compare_decoding(
     from medusa_chat.prompt_file import read_prompt_file
     from medusa_chat.settings import load_settings
 
-    settings = load_settings(model=model, quant=quant, device=device, dtype=dtype)
-    request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
+    settings = load_settings(
+        model=model, quant=quant, device=device, dtype=dtype, context_length=context_length
+    )
+    request = LoadRequest(
+        settings.model, heads, settings.quant, settings.device, settings.dtype, settings.context_length
+    )
     greedy = SamplingOptions(temperature=0.0, max_tokens=max_tokens)
     options = with_overrides(greedy, tree_size=tree_size, tree=tree)
     check_tree(options.tree)
@@ -100,14 +106,14 @@ def compare_decoding(
 def _refuse_options(context: typer.Context) -> None:
     """Options before a sub-command would be lost without a word."""
     given = [
-        name
-        for name in context.params
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+        parameter.opts[0]
+        for parameter in context.command.params
+        if (source := context.get_parameter_source(str(parameter.name))) is not None
+        and source.name == "COMMANDLINE"
     ]
     if given:
-        option = "json" if given[0] == "as_json" else given[0].replace("_", "-")
         raise UsageError(
-            f"--{option} must come after {context.invoked_subcommand}, if that command takes it."
+            f"{given[0]} must come after {context.invoked_subcommand}, if that command takes it."
         )
 
 

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medusa_chat.commands.options import (
+    ContextOption,
     DeviceOption,
     DTypeOption,
     HeadsOption,
@@ -48,6 +49,7 @@ def say(
     quant: QuantOption = None,
     device: DeviceOption = None,
     dtype: DTypeOption = None,
+    context_length: ContextOption = None,
     system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="1 is off.")] = None,
@@ -68,7 +70,9 @@ def say(
     from medusa_chat.registry import resolve
     from medusa_chat.settings import load_settings
 
-    settings = load_settings(model=model, quant=quant, device=device, dtype=dtype, system=system)
+    settings = load_settings(
+        model=model, quant=quant, device=device, dtype=dtype, context_length=context_length, system=system
+    )
     options = with_overrides(
         settings.sampling,
         temperature=temperature,
@@ -86,7 +90,9 @@ def say(
     check_tree(options.tree)
     resolve(settings.model)
     messages = _messages(settings.system, _read_prompt(prompt))
-    request = LoadRequest(settings.model, heads, settings.quant, settings.device, settings.dtype)
+    request = LoadRequest(
+        settings.model, heads, settings.quant, settings.device, settings.dtype, settings.context_length
+    )
     session = _open(request)
     print_remarks(session.info.remarks)
     try:

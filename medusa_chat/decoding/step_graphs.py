@@ -155,6 +155,7 @@ class StepGraphs:
             self._graphs.clear()
             self._plans.clear()
             self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last of its graphs
+            torch.cuda.empty_cache()  # but would stay taken
             self._store = cache.store
         key = id(plan.candidates), _num_nodes(plan)
         if key not in self._graphs:

@@ -24,6 +24,15 @@ OnProgress = Callable[[LoadProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """What a load reads, on this machine. heads: a folder or a file; None for a model without."""
+
+    spec: ModelSpec
+    folder: Path
+    heads: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class OpenModel:
     """A base model in memory, with what belongs to it."""
 
@@ -57,7 +66,7 @@ def adopt_model(causal_lm: Any, tokenizer: Any) -> OpenModel:
     return OpenModel(spec, adopt_base_model(causal_lm), tokenizer, held_in(causal_lm))
 
 
-def fetch(request: LoadRequest, on_progress: OnProgress) -> None:
+def fetch(request: LoadRequest, on_progress: OnProgress) -> Sources:
     """Sees to it that model and heads are on this machine and go together as far as their headers tell,
     before anything large is loaded for nothing.
 
@@ -67,8 +76,11 @@ def fetch(request: LoadRequest, on_progress: OnProgress) -> None:
     resolve_heads(spec, request.heads)  # a malformed name fails before anything is fetched
     folder = ensure_local(spec, on_progress)
     place = heads_source(spec, folder, request.heads)
-    if place is not None:
-        _check_heads(spec, folder, ensure_heads(place, on_progress))
+    if place is None:
+        return Sources(spec, folder, None)
+    heads = ensure_heads(place, on_progress)
+    _check_heads(spec, folder, heads)
+    return Sources(spec, folder, heads)
 
 
 def open_heads(model: OpenModel, asked: str | None) -> MedusaHeads | None:

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 
 from medusa_chat.errors import UnsupportedModel
 
-Growth = Literal["blocks", "doubling", "whole"]
-_SPARE = 128  # rows of a draft tree beyond the longest conversation
-_BLOCK = 512  # rows; a block of a 7B model is 256 MB, of the default model 12 MB
+SPARE_ROWS = 128  # of a draft tree beyond the longest conversation
+_FEWEST_ROWS = 1024  # shown
 
 
 class KVCache:
@@ -19,24 +17,25 @@ class KVCache:
 
     A forward appends its N rows behind them through `update`, layer by layer; `keep` then commits some of
     them and the rest are overwritten by the next forward. Fits transformers' `past_key_values` by its verbs.
+
+    All of its memory is taken at the first row, so that what was planned is what is taken, and no longer
+    conversation ends for want of room to copy a store into a larger one: while a 7B model's grew from 4,096
+    rows to 8,192, both stood side by side, 2 and 4 GB. On a CPU the system gives pages as they are written.
+    Shown is a part of it, which grows by doubling: kernels and graphs take longer over more.
     """
 
-    def __init__(
-        self, num_layers: int, max_length: int, dtype: torch.dtype, *, growth: Growth = "blocks"
-    ) -> None:
-        """growth: by blocks; by doubling, so that what holds the store's address must seldom be renewed; or
-        whole at once, so that there are never an old and a new store side by side.
-        """
+    def __init__(self, num_layers: int, max_length: int, dtype: torch.dtype) -> None:
+        """max_length: rows."""
         self.dtype = dtype
-        self._growth = growth
         self.num_layers = num_layers
         self.max_length = max_length
         self.length = 0
-        self._store: torch.Tensor | None = None  # (layers, 2, B, kv_heads, capacity, head_dim)
+        self._whole: torch.Tensor | None = None  # (layers, 2, B, kv_heads, max_length, head_dim)
+        self._store: torch.Tensor | None = None  # its first `capacity` rows
 
     @property
     def capacity(self) -> int:
-        """Rows allocated."""
+        """Rows shown."""
         return 0 if self._store is None else self._store.shape[4]
 
     @property
@@ -47,8 +46,10 @@ class KVCache:
 
     @property
     def num_bytes(self) -> int:
-        """Memory allocated."""
-        return 0 if self._store is None else self._store.nbytes
+        """Memory taken; on a CPU, of the rows shown."""
+        if self._whole is None or self._store is None:
+            return 0
+        return self._store.nbytes if self._whole.device.type == "cpu" else self._whole.nbytes
 
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: object, **__: object
@@ -93,28 +94,34 @@ class KVCache:
         """Forgets all rows from `length` on."""
         self.length = min(self.length, length)
 
+    def shrink(self, max_length: int) -> None:
+        """Takes so many rows from now on, and keeps those that are committed, which must be no more. By way of
+        the host's memory: there is none on the device for two stores.
+        """
+        self.max_length = max_length
+        if self._whole is None or self._whole.device.type == "cpu":
+            return  # rows that nobody writes take nothing
+        kept, device = self._whole[..., : self.length, :].cpu(), self._whole.device
+        self._whole = self._store = None
+        torch.cuda.empty_cache()
+        shape = (*kept.shape[:4], max_length, kept.shape[5])
+        self._whole = torch.empty(shape, dtype=self.dtype, device=device)
+        self._whole[..., : self.length, :] = kept
+
     def _reserve(
         self, rows: int, batch: int, num_kv_heads: int, head_dim: int, device: torch.device
     ) -> torch.Tensor:
-        if self._store is None or self._store.shape[4] < rows:
-            spare = _SPARE if self._growth == "doubling" else 0
-            capacity = min(self._rounded(rows), max(self.max_length, rows) + spare)
+        if self._whole is None or self._whole.shape[4] < rows:
             grown = torch.empty(
-                (self.num_layers, 2, batch, num_kv_heads, capacity, head_dim),
+                (self.num_layers, 2, batch, num_kv_heads, max(self.max_length, rows), head_dim),
                 dtype=self.dtype,
                 device=device,
             )
-            if self._store is not None:
-                # All rows: a step under way on the device may have filled more than the host knows of.
-                grown[..., : self._store.shape[4], :] = self._store
-            self._store = grown
+            if self._whole is not None:
+                # Rows beyond max_length, as no conversation has. All of those before: a step under way on the
+                # device may have filled more than the host knows of.
+                grown[..., : self._whole.shape[4], :] = self._whole
+            self._whole, self._store = grown, None
+        if self._store is None or self._store.shape[4] < rows:
+            self._store = self._whole[..., : max(_FEWEST_ROWS, 1 << (rows - 1).bit_length()), :]
         return self._store
-
-    def _rounded(self, rows: int) -> int:
-        match self._growth:
-            case "whole":
-                return max(self.max_length, rows)
-            case "doubling":
-                return max(1024, 1 << (rows - 1).bit_length())
-            case "blocks":
-                return -(-rows // _BLOCK) * _BLOCK

@@ -8,16 +8,15 @@ import pickle
 from pathlib import Path
 from typing import Any
 
-import psutil
 import safetensors
 import torch
 import transformers
 from transformers import AutoConfig, AutoModelForCausalLM, BitsAndBytesConfig
 
 from medusa_chat.errors import CheckpointError, OutOfMemory, UnsupportedModel
-from medusa_chat.footprint import BYTES_PER_WEIGHT
+from medusa_chat.footprint import LLAMA_FAMILY
 from medusa_chat.model.attention import GROUPED_ATTENTION
-from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
+from medusa_chat.model.base import BaseModel
 from medusa_chat.records import Device, DType, Quantization
 
 
@@ -49,7 +48,7 @@ def load_base_model(
     """Loads the transformers checkpoint in `folder`. No code from the checkpoint runs.
 
     Raises CheckpointError for a damaged folder, UnsupportedModel for an architecture that can't be
-    verified by trees, OutOfMemory with a quantisation that would fit.
+    verified by trees, OutOfMemory if memory runs out, whatever was planned (engine/memory.py).
     """
     silence_libraries()
     try:
@@ -70,7 +69,10 @@ def load_base_model(
         ) from error
     except (OSError, safetensors.SafetensorError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise OutOfMemory(_what_would_fit(folder, quantization, device)) from error
+            raise OutOfMemory(
+                f"Memory ran out while the model in {folder} was loaded. Free some, or choose a smaller "
+                "--quant or another --device."
+            ) from error
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"The model in {folder} can't be loaded: {reason}") from error
     except (KeyError, ValueError) as error:
@@ -148,24 +150,6 @@ def quantization_config_for(quantization: Quantization, dtype: torch.dtype) -> A
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is how torch says that memory ran out: its own class on a GPU, words on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def _what_would_fit(folder: Path, quantization: Quantization, device: torch.device) -> str:
-    suffix = "*.safetensors" if any(folder.glob("*.safetensors")) else "*.bin"
-    on_disk = sum(file.stat().st_size for file in folder.glob(suffix))
-    num_weights = on_disk / 2  # checkpoints are stored in 16 bits
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    fitting = [q for q, size in BYTES_PER_WEIGHT.items() if size * num_weights * 1.1 < free]
-    smaller = [q for q in fitting if BYTES_PER_WEIGHT[q] < BYTES_PER_WEIGHT[quantization]]
-    need = BYTES_PER_WEIGHT[quantization] * num_weights / 2**30
-    if smaller:
-        advice = f"Try --quant {smaller[-1]}."
-    else:
-        advice = "Free some memory" + (", or use --device cpu." if device.type == "cuda" else ".")
-    return (
-        f"The model needs about {need:.1f} GB of memory with quantisation {quantization}, "
-        f"and {free / 2**30:.1f} GB are free. {advice}"
-    )
 
 
 def device_name(device: torch.device) -> str:

@@ -13,18 +13,21 @@ from medusa_chat.kernels.packing import PackedWeight, codes_of, pack_4bit, pack_
 def pack_modules(modules: Sequence[Any], dtype: torch.dtype) -> PackedWeight:
     """torch or bitsandbytes linear modules of one input -> one weight for inputs of this dtype.
 
-    Quantised modules give their weights away and can't run any more.
+    The modules give away what is held twice otherwise, and can't run any more: all but one whole weight, which
+    is taken as it is.
     """
     bias = _bias(modules)
     kind = type(modules[0]).__name__
     if kind == "Linear4bit":
-        return _pack_4bit([module.weight for module in modules], dtype, bias)
-    if kind == "Linear8bitLt":
+        packed = _pack_4bit([module.weight for module in modules], dtype, bias)
+    elif kind == "Linear8bitLt":
         weights, scales = zip(*(_int8_of(module) for module in modules), strict=True)
         packed = pack_int8(weights, scales, bias)
+    else:
+        packed = pack_float([module.weight for module in modules], bias)
+    if packed.data.data_ptr() != modules[0].weight.data_ptr():
         _give_away(modules)
-        return packed
-    return pack_float([module.weight for module in modules], bias)
+    return packed
 
 
 def quantize_rows(weight: torch.Tensor) -> PackedWeight:
@@ -43,10 +46,7 @@ def _pack_4bit(weights: Sequence[Any], dtype: torch.dtype, bias: torch.Tensor | 
         from bitsandbytes.functional import dequantize_4bit
 
         return pack_float([dequantize_4bit(w.data, w.quant_state).to(dtype) for w in weights], bias)
-    packed = pack_4bit(torch.cat(codes), torch.cat(scales), tables[0], dtype, bias)
-    for weight in weights:
-        weight.data = weight.data.new_empty(0)
-    return packed
+    return pack_4bit(torch.cat(codes), torch.cat(scales), tables[0], dtype, bias)
 
 
 def _int8_of(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,8 +58,13 @@ def _int8_of(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _give_away(modules: Sequence[Any]) -> None:
     for module in modules:
-        module.weight.data = module.weight.data.new_empty(0)
-        module.weight.CB = module.state.CB = None
+        weight = module.weight
+        weight.data = weight.data.new_empty(0)
+        match type(module).__name__:
+            case "Linear4bit":  # scales take an eighth of what codes do
+                weight.quant_state = module.quant_state = None
+            case "Linear8bitLt":
+                weight.CB = module.state.CB = None
 
 
 def _bias(modules: Sequence[Any]) -> torch.Tensor | None:

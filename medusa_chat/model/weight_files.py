@@ -89,6 +89,16 @@ def find_weight_files(folder: Path, names: Iterable[str]) -> list[Path]:
     return _shards(found) if found.name.endswith(".index.json") else [found]
 
 
+def outline_base(files: Iterable[Path]) -> dict[str, torch.Tensor]:
+    """All tensors of these files, on the meta device, but for those of Medusa heads beside them."""
+    return {
+        name: file.outline(name)
+        for file in map(open_weight_file, files)
+        for name in file.names
+        if not name.startswith("medusa_head")
+    }
+
+
 def read_config(file: Path) -> dict[str, Any]:
     """What a config.json says, {} without one. Raises CheckpointError."""
     if not file.is_file():

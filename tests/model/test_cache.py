@@ -57,21 +57,38 @@ def test_truncate_forgets_the_end_and_never_grows() -> None:
     assert cache.length == 1
 
 
-def test_growing_keeps_what_is_there() -> None:
+def test_more_of_the_store_is_shown_as_it_fills_and_nothing_is_moved() -> None:
     cache = new_cache()
-    append(cache, *range(500))
-    cache.keep(range(500))
-    assert cache.capacity == 512
-    append(cache, *range(500, 540))
+    append(cache, *range(1000))
+    cache.keep(range(1000))
+    place, taken = cache.store.data_ptr(), cache.num_bytes
+    assert (cache.capacity, taken) == (1024, 2 * 2 * 2 * 1024 * 3 * 4)
+    append(cache, *range(1000, 1040))
     cache.keep(range(40))
-    assert cache.capacity == 1024
-    assert held(cache, 1) == [100 + i for i in range(540)]
+    assert (cache.capacity, cache.num_bytes) == (2048, 2 * taken)
+    assert cache.store.data_ptr() == place
+    assert held(cache, 1) == [100 + i for i in range(1040)]
 
 
-def test_no_more_is_allocated_than_the_context_needs() -> None:
+def test_no_more_is_taken_than_the_context_needs() -> None:
     cache = new_cache(max_length=600)
     append(cache, *range(550))
     assert cache.capacity == 600
+    cache.keep(range(550))
+    append(cache, *range(550, 604))  # beyond it, as a prompt filled up to whole fours of rows may go
+    cache.keep(range(54))
+    assert cache.capacity == 604
+    assert held(cache, 1) == [100 + i for i in range(604)]
+
+
+def test_a_shrunk_cache_keeps_its_rows_and_goes_on() -> None:
+    cache = new_cache()
+    append(cache, *range(1100))
+    cache.keep(range(1100))
+    cache.shrink(1536)
+    append(cache, *range(1100, 1200))
+    cache.keep(range(100))
+    assert held(cache, 1) == [100 + i for i in range(1200)]
 
 
 def test_layers_of_different_shapes_are_refused() -> None:
