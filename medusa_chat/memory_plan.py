@@ -76,16 +76,15 @@ def plan_memory(
     """For a context of this length on this device."""
     decoder = _decoder(model, memory)
     weights = decoder.weights(quantization) + decoder.table(context_length)
+    held_heads = 0 if heads is None else decoder.heads(heads, quantization)
     return MemoryPlan(
         context_length=context_length,
         weights=weights,
-        heads=0 if heads is None else decoder.heads(heads, quantization),
+        heads=held_heads,
         cache=(context_length + _SPARE_ROWS) * decoder.kv_bytes,
         workspace=decoder.workspace(context_length),
         driver=GPU_CONTEXT + GPU_PROGRAMS if memory.device == "cuda" else 0,
-        loading=weights
-        + (0 if heads is None else memory.number_bytes * (heads.layers + heads.lm_heads))
-        + decoder.packing(quantization),
+        loading=weights + held_heads + decoder.packing(heads, quantization),
     )
 
 
@@ -126,7 +125,7 @@ def choose_plan(
     elif longest is not None and longest.context_length >= min(asked, model.context or asked):
         return plan_memory(model, heads, quantization, memory, min(asked, longest.context_length))
     wanted = min(asked or LEAST_COMFORT, model.context or LEAST_COMFORT)
-    needed = plan_memory(model, heads, quantization, memory, wanted).peak
+    needed = round(plan_memory(model, heads, quantization, memory, wanted).peak / _USABLE)
     smaller = [
         kind
         for kind in _smaller(quantization)
@@ -166,7 +165,9 @@ class _Decoder:
 
     @property
     def kv_bytes(self) -> int:
-        return self.model.kv_bytes * self.memory.number_bytes // HALF
+        """Of one token. On a CPU attention computes in float32, and so are keys and values held."""
+        is_float = self.memory.device == "cpu" and self.model.has_own_decoder
+        return self.model.kv_bytes * (_FLOAT if is_float else self.memory.number_bytes) // HALF
 
     def weights(self, quantization: Quantization) -> int:
         return self.model.weights_bytes(quantization, self.memory.number_bytes)
@@ -189,7 +190,7 @@ class _Decoder:
         pairs = _PREFILL * context_length * (model.num_heads * (self.memory.number_bytes + _FLOAT) + HALF)
         return max(layer + pairs, 2 * _TREE_ROWS * model.vocabulary * _FLOAT)
 
-    def packing(self, quantization: Quantization) -> int:
+    def packing(self, heads: HeadSizes | None, quantization: Quantization) -> int:
         """Of the largest weight in whole numbers, while it is quantised."""
         largest = max((rows * columns for (rows, columns), _ in self.model.linears), default=0)
         return 0 if quantization == "none" or not self.model.hidden else largest * self.memory.number_bytes
@@ -197,10 +198,6 @@ class _Decoder:
 
 class _LeanDecoder(_Decoder):
     """On a CPU."""
-
-    @property
-    def kv_bytes(self) -> int:
-        return self.model.kv_bytes * _FLOAT // HALF
 
     def weights(self, quantization: Quantization) -> int:
         # A tied LM head is packed beside the embedding.
@@ -243,10 +240,14 @@ class _FusedDecoder(_Decoder):
         graphs = self._rows(_TREE_ROWS) + self._parts(_TREE_ROWS, context_length)
         return eager + graphs + _CUBLAS
 
-    def packing(self, quantization: Quantization) -> int:
-        """Codes of the gate and up projections, which are one product."""
+    def packing(self, heads: HeadSizes | None, quantization: Quantization) -> int:
+        """Of the gate and up projections, which are one product, or of one LM head, whole and in 4 bits twice,
+        in parts and put together.
+        """
         codes = 2 * self.model.inner * self.model.hidden
-        return {"4bit": _PACKING * codes, "8bit": codes, "none": HALF * codes}[quantization]
+        product = {"4bit": _PACKING * codes, "8bit": codes, "none": HALF * codes}[quantization]
+        lm_head = 0 if heads is None or not heads.lm_heads else self.model.vocabulary * self.model.hidden
+        return max(product, (HALF + 1) * lm_head)
 
     def _rows(self, count: int) -> int:
         """Of so many rows at the widest place: a layer's partial sums, or logits and their sum."""

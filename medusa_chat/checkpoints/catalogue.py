@@ -9,14 +9,16 @@ from typing import Literal, get_args
 from medusa_chat import checkpoints
 from medusa_chat.checkpoints.plans import PullPlan, plan_pull
 from medusa_chat.checkpoints.soundness import HEADS_FILES
-from medusa_chat.footprint import HALF, kv_bytes_of, weights_bytes
+from medusa_chat.footprint import HALF, kv_bytes_of
 from medusa_chat.machine import Memory
+from medusa_chat.memory_plan import is_comfortable, longest_fitting, plan_memory
+from medusa_chat.model_sizes import HeadSizes, ModelSizes, sizes_about
 from medusa_chat.records import Quantization
 from medusa_chat.registry import HubSource, ModelSpec, load_registry, resolve
 
 HeadsState = Literal["none", "shipped", "own", "here", "hub", "missing"]
 WIDEST_FIRST: tuple[Quantization, ...] = tuple(reversed(get_args(Quantization)))
-JUDGED_CONTEXT = 4096  # tokens whose keys and values must fit too
+_TOLD_CONTEXT = 4096  # tokens with which the memory that a model needs is told
 
 
 @dataclass(frozen=True, slots=True)
@@ -36,26 +38,38 @@ class Entry:
 
     @property
     def context(self) -> int:
-        """Tokens of it that are judged."""
-        return min(self.spec.context or JUDGED_CONTEXT, JUDGED_CONTEXT)
+        """Tokens with which the memory that it needs is told."""
+        return min(self.spec.context or _TOLD_CONTEXT, _TOLD_CONTEXT)
 
-    def memory_bytes(self, quantization: Quantization, number_bytes: int = HALF) -> int | None:
-        """About what weights, heads and a context take; None where the number of weights isn't known."""
+    def memory_bytes(self, quantization: Quantization, memory: Memory) -> int | None:
+        """About what all of it takes there with a context; None where the number of weights isn't known."""
         if self.num_weights is None:
             return None
-        context_bytes = self.context * (self.kv_bytes or 0)
-        rest = (self.heads_bytes + context_bytes) * number_bytes // HALF
-        return weights_bytes(self.num_weights, quantization, number_bytes) + rest
+        return plan_memory(self._sizes(), self._heads(), quantization, memory, self.context).total
+
+    def longest_context(self, quantization: Quantization, memory: Memory, freed: int = 0) -> int | None:
+        """Tokens that it would be loaded with: its own, or what fits; None where it doesn't fit with enough of
+        them to be of use, or nobody knows. freed: bytes that are free once the model that is loaded now is
+        dropped.
+        """
+        if self.num_weights is None:
+            return None
+        model, room = self._sizes(), min(memory.free + freed, memory.total)
+        plan = longest_fitting(model, self._heads(), quantization, memory, room)
+        return plan.context_length if plan is not None and is_comfortable(plan, model) else None
 
     def fitting(self, memory: Memory, freed: int = 0) -> tuple[Quantization, ...] | None:
-        """At which quantisations it fits, widest first; None where that isn't known. freed: bytes that are
-        free once the model that is loaded now is dropped.
-        """
-        needed = {kind: self.memory_bytes(kind, memory.number_bytes) for kind in WIDEST_FIRST}
-        if None in needed.values():
+        """At which quantisations it fits, widest first; None where that isn't known."""
+        if self.num_weights is None:
             return None
-        room = min(memory.free + freed, memory.total)
-        return tuple(kind for kind, size in needed.items() if size is not None and size <= room)
+        return tuple(kind for kind in WIDEST_FIRST if self.longest_context(kind, memory, freed) is not None)
+
+    def _sizes(self) -> ModelSizes:
+        assert self.num_weights is not None
+        return sizes_about(self.num_weights, self.kv_bytes or 0, self.spec.context)
+
+    def _heads(self) -> HeadSizes:
+        return HeadSizes(self.heads_bytes // HALF)
 
 
 def read_catalogue() -> tuple[Entry, ...]:

@@ -47,7 +47,9 @@ def shortened(plan: MemoryPlan, own_context: int) -> str:
     )
 
 
-def record_load(info: EngineInfo, plan: MemoryPlan | None, taken: dict[str, int], process: int | None) -> None:
+def record_load(
+    info: EngineInfo, plan: MemoryPlan | None, taken: dict[str, int], process: int | None
+) -> None:
     """Keeps what was planned and what came of it for `doctor`."""
     planned = {} if plan is None else {**asdict(plan), "total": plan.total}
     planned.pop("context_length", None)

@@ -85,8 +85,9 @@ def fetch(request: LoadRequest, on_progress: OnProgress) -> Sources:
 
 def open_heads(model: OpenModel, asked: str | None) -> MedusaHeads | None:
     """The heads asked for (a folder, a file or hub:OWNER/NAME), or those the registry names for this model,
-    or those that its own checkpoint holds; None if there are none. The adapter that heads were trained with
-    is merged into the model's weights.
+    or those that its own checkpoint holds; None if there are none. They are on the CPU, from where `fastest`
+    takes them: a GPU holds them smaller, and hasn't always room for the whole. The adapter that heads were
+    trained with is merged into the model's weights.
 
     Raises CheckpointError if they are damaged or can't be fetched, HeadsMismatch if they belong to another
     model, UsageError for a malformed name.
@@ -99,7 +100,7 @@ def open_heads(model: OpenModel, asked: str | None) -> MedusaHeads | None:
     heads.check_fits(model.base, model.spec.base)
     heads.share_lm_head(model.base)
     _adapt(model.base, heads, source if source.is_dir() else source.parent)
-    return heads.to(model.base.device, model.base.dtype).requires_grad_(False)
+    return heads.to(model.base.dtype).requires_grad_(False)
 
 
 def heads_source(spec: ModelSpec, base_folder: Path | None, asked: str | None) -> Path | HubSource | None:

@@ -15,21 +15,25 @@ from medusa_chat.model.path_heads import PathHeads
 
 def fused_heads(heads: MedusaHeads, base: FusedModel) -> MedusaHeads:
     """Heads in place of `heads`, whose own LM heads, if they have any, are gone then."""
-    if isinstance(heads, PathHeads):
-        return FusedPathHeads(heads, base)
-    return FusedHeads(heads, base) if isinstance(heads, BlockHeads) and heads.lm_heads is not None else heads
+    if isinstance(heads, BlockHeads) and heads.lm_heads is not None:
+        return FusedHeads(heads, base)
+    heads = heads.to(base.device)
+    return FusedPathHeads(heads, base) if isinstance(heads, PathHeads) else heads
 
 
 class FusedHeads(BlockHeads):
-    """BlockHeads with LM heads of their own, which it takes over."""
+    """BlockHeads with LM heads of their own, which it takes over, one after the other: whole they may take more
+    than the base does.
+    """
 
     def __init__(self, heads: BlockHeads, base: FusedModel) -> None:
+        lm_heads, heads.lm_heads = heads.lm_heads, None
+        assert lm_heads is not None
+        heads.to(base.device)
         super().__init__(heads.weight, heads.bias, vocabulary=heads.vocabulary, config=heads.config)
         self.requires_grad_(False)
-        assert heads.lm_heads is not None
-        each = heads.lm_heads.expand(heads.num_heads, -1, -1)
-        self._products = [base.cut(quantize_rows(lm_head)) for lm_head in each]
-        heads.lm_heads = None
+        each = lm_heads.expand(heads.num_heads, -1, -1)
+        self._products = [base.cut(quantize_rows(lm_head.to(base.device))) for lm_head in each]
 
     @property
     def num_bytes(self) -> int:

@@ -121,8 +121,8 @@ def check_trees_work(base: BaseModel) -> None:
         [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]], dtype=torch.bool, device=base.device
     )
     try:
-        tree = base.logits(base.forward(ids, base.new_cache(), positions, visible)[0, 3:]).float()
-        path = base.logits(base.forward(ids[:, [0, 2, 3]], base.new_cache())[0, 2:]).float()
+        tree = base.logits(base.forward(ids, base.new_cache(16), positions, visible)[0, 3:]).float()
+        path = base.logits(base.forward(ids[:, [0, 2, 3]], base.new_cache(16))[0, 2:]).float()
     except (TypeError, AttributeError, RuntimeError, ValueError, IndexError) as error:
         raise _no_trees(base) from error
     tolerance = 1e-3 if base.dtype == torch.float32 else 5e-2

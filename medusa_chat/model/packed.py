@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from medusa_chat.kernels.packing import PackedWeight, codes_of, pack_4bit, pack_float, pack_int8
+
+_ROWS_AT_ONCE = 8192
 
 
 def pack_modules(modules: Sequence[Any], dtype: torch.dtype) -> PackedWeight:
@@ -32,6 +35,18 @@ def pack_modules(modules: Sequence[Any], dtype: torch.dtype) -> PackedWeight:
 
 def quantize_rows(weight: torch.Tensor) -> PackedWeight:
     """(N, K) in 16 bits -> NF4, for products that need no precision."""
+    # In parts: laying an LM head out at once would take four times its own memory.
+    first, *others = [_quantize_rows(rows) for rows in weight.split(_ROWS_AT_ONCE)]
+    if not others:
+        return first
+    parts = [first, *others]
+    scales = torch.cat([part.scales for part in parts if part.scales is not None], 1)
+    return replace(
+        first, data=torch.cat([part.data for part in parts], 1), num_outputs=len(weight), scales=scales
+    )
+
+
+def _quantize_rows(weight: torch.Tensor) -> PackedWeight:
     from bitsandbytes.functional import quantize_4bit
 
     data, state = quantize_4bit(weight, quant_type="nf4", blocksize=64)
