@@ -38,7 +38,7 @@ _RUN = 256  # positions of one part of attention (kernels/attention.py)
 _FUSED_PREFILL = 128  # rows at once
 _PREFILL = 512
 _CUBLAS = 2 * 33_554_432  # its workspaces, of two streams
-_UNKNOWN_WORKSPACE = 300_000_000  # of a model of which only the number of weights is known
+_MOST_UNKNOWN = 300_000_000  # workspace, of a model of which only the number of weights is known
 _PACKING = 5  # times the codes of the largest product, while they are laid out for the kernels
 
 
@@ -82,7 +82,7 @@ def plan_memory(
         weights=weights,
         heads=held_heads,
         cache=(context_length + _SPARE_ROWS) * decoder.kv_bytes,
-        workspace=decoder.workspace(context_length),
+        workspace=decoder.workspace(context_length) if model.hidden else min(weights // 8, _MOST_UNKNOWN),
         driver=GPU_CONTEXT + GPU_PROGRAMS if memory.device == "cuda" else 0,
         loading=weights + held_heads + decoder.packing(heads, quantization),
     )
@@ -140,7 +140,7 @@ def choose_plan(
     )
 
 
-_HELD: Mapping[Quantization, str] = {"4bit": "in 4 bits", "8bit": "in 8 bits", "none": "in whole weights"}
+_HELD: Mapping[Quantization, str] = {"4bit": "in 4 bits", "8bit": "in 8 bits", "none": "unquantised"}
 
 
 def _smaller(quantization: Quantization) -> list[Quantization]:
@@ -183,8 +183,6 @@ class _Decoder:
     def workspace(self, context_length: int) -> int:
         """At the end of a long prompt, or in a step of the largest tree."""
         model = self.model
-        if not model.hidden:
-            return _UNKNOWN_WORKSPACE if self.memory.device == "cuda" else 0
         layer = _PREFILL * (4 * model.inner + 6 * model.hidden) * self.memory.number_bytes
         # Scores of all heads in the model's numbers and in float32, and the mask.
         pairs = _PREFILL * context_length * (model.num_heads * (self.memory.number_bytes + _FLOAT) + HALF)
@@ -193,7 +191,7 @@ class _Decoder:
     def packing(self, heads: HeadSizes | None, quantization: Quantization) -> int:
         """Of the largest weight in whole numbers, while it is quantised."""
         largest = max((rows * columns for (rows, columns), _ in self.model.linears), default=0)
-        return 0 if quantization == "none" or not self.model.hidden else largest * self.memory.number_bytes
+        return 0 if quantization == "none" else largest * self.memory.number_bytes
 
 
 class _LeanDecoder(_Decoder):
@@ -267,7 +265,7 @@ class _FusedDecoder(_Decoder):
 
 
 def _decoder(model: ModelSizes, memory: Memory) -> _Decoder:
-    if not (model.has_own_decoder and model.hidden):
+    if not model.has_own_decoder:
         return _Decoder(model, memory)
     if memory.device == "cpu":
         return _LeanDecoder(model, memory)

@@ -92,8 +92,8 @@ def sizes_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]], st
 
 
 def sizes_about(num_weights: int, kv_bytes: int, context: int | None) -> ModelSizes:
-    """Of a model of which no more is known."""
-    return ModelSizes((((num_weights // 64, 64), 1),), 0, kv_bytes, context)
+    """Of a model of which no more is known: as if all of it could be quantised and ran in our decoders."""
+    return ModelSizes((((num_weights // 128, 128), 1),), 0, kv_bytes, context)
 
 
 def own_context(told: Callable[[str], Any]) -> int | None:

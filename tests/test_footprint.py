@@ -53,8 +53,11 @@ def test_a_model_that_is_here_is_read_from_its_files(default_model_here: str) ->
     assert entry.plan is None
     assert entry.heads == "shipped"
     assert entry.heads_bytes > 1_000_000
-    needed = entry.memory_bytes("none")
-    assert needed == 2 * 134_515_008 + entry.heads_bytes + 4096 * 23_040
+    memory = Memory("cpu", "this machine", 10**10, 10**10, 2)
+    needed = entry.memory_bytes("none", memory)
+    weights = 2 * 134_515_008
+    held = weights + entry.heads_bytes + 2 * (4096 + 128) * 23_040  # keys and values in float32
+    assert needed == pytest.approx(held + weights // 8, abs=1000)
 
 
 def test_what_fits_is_widest_first_and_unknown_where_nothing_is_known() -> None:
@@ -65,3 +68,15 @@ def test_what_fits_is_widest_first_and_unknown_where_nothing_is_known() -> None:
     assert entries["vicuna-13b"].fitting(card, freed=20_000_000_000) == ("8bit", "4bit")
     assert entries["vicuna-33b"].fitting(card) == ()
     assert find_entry("tiny/model").fitting(card) is None
+    assert find_entry("tiny/model").longest_context("4bit", card) is None
+
+
+def test_a_longer_context_of_its_own_makes_no_model_too_large() -> None:
+    entries = {entry.model: entry for entry in read_catalogue()}
+    card = Memory("cuda", "card", 12_000_000_000, 12_000_000_000, 2)
+    shorter, longer = entries["vicuna-13b"], entries["vicuna-13b-v1.5"]
+    assert shorter.fitting(card) == longer.fitting(card) == ("4bit",)
+    assert shorter.longest_context("4bit", card) == shorter.spec.context == 2048
+    longest = longer.longest_context("4bit", card)
+    assert longest is not None
+    assert 2048 < longest < 4096

@@ -116,7 +116,7 @@ def test_a_context_that_is_asked_for_is_had_or_refused() -> None:
 def test_a_refusal_says_what_would_fit(quantization: Quantization, free: float, advice: str) -> None:
     with pytest.raises(OutOfMemory) as refused:
         chosen(quantization, free)
-    held = {"none": "in whole weights", "8bit": "in 8 bits", "4bit": "in 4 bits"}[quantization]
+    held = {"none": "unquantised", "8bit": "in 8 bits", "4bit": "in 4 bits"}[quantization]
     sentence = str(refused.value)
     assert sentence.startswith(f"vicuna-13b {held} needs ")
     assert f" GB with 1,024 tokens of context, and {free:.1f} GB are free. " in sentence

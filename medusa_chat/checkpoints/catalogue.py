@@ -69,7 +69,8 @@ class Entry:
         return sizes_about(self.num_weights, self.kv_bytes or 0, self.spec.context)
 
     def _heads(self) -> HeadSizes:
-        return HeadSizes(self.heads_bytes // HALF)
+        # Nearly all of what is published is LM heads.
+        return HeadSizes(layers=0, lm_heads=self.heads_bytes // HALF)
 
 
 def read_catalogue() -> tuple[Entry, ...]:

@@ -47,9 +47,9 @@ class KVCache:
     @property
     def num_bytes(self) -> int:
         """Memory taken; on a CPU, of the rows shown."""
-        if self._whole is None or self._store is None:
-            return 0
-        return self._store.nbytes if self._whole.device.type == "cpu" else self._whole.nbytes
+        on_cpu = self._whole is not None and self._whole.device.type == "cpu"
+        taken = self._store if on_cpu else self._whole
+        return 0 if taken is None else taken.nbytes
 
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: object, **__: object

@@ -84,7 +84,9 @@ def test_damaged_folders_are_named(tmp_path: Path) -> None:
         load_base_model(folder, "none", CPU, torch.float32)
 
 
-def test_memory_that_runs_out_after_all_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_memory_that_runs_out_after_all_is_a_sentence(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     folder = saved(tmp_path, "LlamaConfig", **SMALL)
 
     def no_memory(*_: object, **__: object) -> None:
