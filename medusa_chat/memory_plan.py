@@ -239,8 +239,8 @@ class _FusedDecoder(_Decoder):
         return eager + graphs + _CUBLAS
 
     def packing(self, heads: HeadSizes | None, quantization: Quantization) -> int:
-        """Of the gate and up projections, which are one product, or of one LM head, whole and in 4 bits twice,
-        in parts and put together.
+        """Of the gate and up projections, which are one product, or of one LM head, whole and in 4 bits
+        twice, in parts and put together.
         """
         codes = 2 * self.model.inner * self.model.hidden
         product = {"4bit": _PACKING * codes, "8bit": codes, "none": HALF * codes}[quantization]

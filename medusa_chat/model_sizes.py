@@ -1,4 +1,4 @@
-"""What a model consists of, told from its config and its files' headers. No torch here: the app asks as well."""
+"""What a model consists of, as its config and its files' headers tell. No torch here: the app asks too."""
 
 from __future__ import annotations
 
@@ -67,8 +67,8 @@ def sizes_of(config: Mapping[str, Any], tensors: Mapping[str, Sequence[int]], st
     linears: Counter[tuple[int, int]] = Counter()
     whole = 0
     for name, shape in tensors.items():
-        if is_tied and name == "lm_head.weight":
-            continue  # in memory it is the embedding
+        if name.startswith("medusa_head") or (is_tied and name == "lm_head.weight"):
+            continue  # in memory the latter is the embedding
         if len(shape) == 2 and not any(part in name for part in _KEPT_WHOLE):
             linears[shape[0], shape[1]] += 1
         else:

@@ -172,9 +172,10 @@ class EngineInfo:
     """What is loaded. step_seconds: tree size -> measured seconds of one whole step on this machine
     (1 is plain decoding, the reference of the speed-up). tree_size: what pays most of them on the whole; a
     dynamic draft's own size is chosen anew at every step.
-    memory_bytes: weights, heads and KV cache, as allocated. remarks: sentences on what is not as the
-    user may think: where the heads' config.json is wrong, a context shorter than the model's. energy_source: what says how much energy it uses, the whole graphics card or the whole
-    CPU package; None where nothing does.
+    memory_bytes: weights, heads and KV cache, as allocated. remarks: sentences on what is not as one may
+    think: what the heads' config.json says wrongly, a context shorter than the model's own. energy_source:
+    what says how much energy it uses, the whole graphics card or the whole CPU package; None where nothing
+    does.
     """
 
     model: str

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal, get_args
 
@@ -12,7 +12,7 @@ from medusa_chat.checkpoints.soundness import HEADS_FILES
 from medusa_chat.footprint import HALF, kv_bytes_of
 from medusa_chat.machine import Memory
 from medusa_chat.memory_plan import is_comfortable, longest_fitting, plan_memory
-from medusa_chat.model_sizes import HeadSizes, ModelSizes, sizes_about
+from medusa_chat.model_sizes import HeadSizes, ModelSizes, sizes_about, sizes_of
 from medusa_chat.records import Quantization
 from medusa_chat.registry import HubSource, ModelSpec, load_registry, resolve
 
@@ -24,7 +24,8 @@ _TOLD_CONTEXT = 4096  # tokens with which the memory that a model needs is told
 @dataclass(frozen=True, slots=True)
 class Entry:
     """model: what to load it by. plan: of the pull that it needs, if any. bytes_on_disk: of the base model.
-    heads_bytes, num_weights, kv_bytes (of a token): in memory, as far as known.
+    heads_bytes, num_weights: in memory, as far as known. sizes: as headers tell, or what is known without
+    them; None where the number of weights isn't.
     """
 
     model: str
@@ -34,7 +35,7 @@ class Entry:
     heads: HeadsState
     heads_bytes: int
     num_weights: int | None
-    kv_bytes: int | None
+    sizes: ModelSizes | None
 
     @property
     def context(self) -> int:
@@ -43,30 +44,25 @@ class Entry:
 
     def memory_bytes(self, quantization: Quantization, memory: Memory) -> int | None:
         """About what all of it takes there with a context; None where the number of weights isn't known."""
-        if self.num_weights is None:
+        if self.sizes is None:
             return None
-        return plan_memory(self._sizes(), self._heads(), quantization, memory, self.context).total
+        return plan_memory(self.sizes, self._heads(), quantization, memory, self.context).total
 
     def longest_context(self, quantization: Quantization, memory: Memory, freed: int = 0) -> int | None:
-        """Tokens that it would be loaded with: its own, or what fits; None where it doesn't fit with enough of
-        them to be of use, or nobody knows. freed: bytes that are free once the model that is loaded now is
-        dropped.
+        """Tokens that it would be loaded with: its own, or what fits; None where too few fit to be of use, or
+        nobody knows. freed: bytes that are free once the model that is loaded now is dropped.
         """
-        if self.num_weights is None:
+        if self.sizes is None:
             return None
-        model, room = self._sizes(), min(memory.free + freed, memory.total)
-        plan = longest_fitting(model, self._heads(), quantization, memory, room)
-        return plan.context_length if plan is not None and is_comfortable(plan, model) else None
+        room = min(memory.free + freed, memory.total)
+        plan = longest_fitting(self.sizes, self._heads(), quantization, memory, room)
+        return plan.context_length if plan is not None and is_comfortable(plan, self.sizes) else None
 
     def fitting(self, memory: Memory, freed: int = 0) -> tuple[Quantization, ...] | None:
         """At which quantisations it fits, widest first; None where that isn't known."""
-        if self.num_weights is None:
+        if self.sizes is None:
             return None
         return tuple(kind for kind in WIDEST_FIRST if self.longest_context(kind, memory, freed) is not None)
-
-    def _sizes(self) -> ModelSizes:
-        assert self.num_weights is not None
-        return sizes_about(self.num_weights, self.kv_bytes or 0, self.spec.context)
 
     def _heads(self) -> HeadSizes:
         # Nearly all of what is published is LM heads.
@@ -87,6 +83,7 @@ def describe(model: str, spec: ModelSpec) -> Entry:
     """Reads headers on the disk and no weights; asks nobody."""
     place = spec.heads_place
     on_disk = checkpoints.local_bytes(spec)
+    num_weights = spec.parameters or (on_disk // HALF or None)
     return Entry(
         model=model,
         spec=spec,
@@ -94,9 +91,18 @@ def describe(model: str, spec: ModelSpec) -> Entry:
         bytes_on_disk=on_disk,
         heads=_heads_state(spec, place),
         heads_bytes=spec.heads_bytes or _bytes_of_heads(place),
-        num_weights=spec.parameters or (on_disk // HALF or None),
-        kv_bytes=spec.kv_bytes or kv_bytes_of(checkpoints.find_config(spec)),
+        num_weights=num_weights,
+        sizes=None if num_weights is None else _sizes(spec, num_weights),
     )
+
+
+def _sizes(spec: ModelSpec, num_weights: int) -> ModelSizes:
+    config, shapes = checkpoints.find_config(spec), checkpoints.find_shapes(spec)
+    if config and shapes and "quantization_config" not in config:
+        sizes = sizes_of(config, shapes)
+    else:
+        sizes = sizes_about(num_weights, kv_bytes_of(config) or 0, None)
+    return replace(sizes, kv_bytes=spec.kv_bytes or sizes.kv_bytes, context=spec.context or sizes.context)
 
 
 def _heads_state(spec: ModelSpec, place: Path | HubSource | None) -> HeadsState:

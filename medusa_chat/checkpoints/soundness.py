@@ -6,6 +6,7 @@ import json
 import re
 import zipfile
 from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -65,6 +66,16 @@ def _find_cut(folder: Path, names: list[str]) -> str | None:
     return None
 
 
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of all tensors in a checkpoint's .safetensors, by name; none where the weights are other files, or their
+    headers can't be read.
+    """
+    headers = [_read_header(folder / name) for name in _weight_files(folder) if name.endswith(".safetensors")]
+    if None in headers:
+        return {}
+    return {name: shape for header in headers if header for name, shape in header.shapes.items()}
+
+
 def read_json(file: Path) -> dict[str, Any] | None:
     """The object in a file; None if it holds something else."""
     try:
@@ -95,19 +106,33 @@ def _shards_in(index: Path) -> list[str]:
 
 
 def _is_cut_safetensors(file: Path) -> bool:
+    header = _read_header(file)
+    return header is None or header.end > file.stat().st_size
+
+
+@dataclass(frozen=True, slots=True)
+class _Header:
+    """Of a .safetensors file: its tensors' shapes by name, and where the last of them ends."""
+
+    shapes: dict[str, tuple[int, ...]]
+    end: int
+
+
+def _read_header(file: Path) -> _Header | None:
+    """None if it isn't what the format says."""
     # 8 bytes of header length, little-endian; the header, JSON; the tensors' bytes.
-    size = file.stat().st_size
     with file.open("rb") as stream:
         length = int.from_bytes(stream.read(_HEADER_LENGTH_BYTES), "little")
-        if _HEADER_LENGTH_BYTES + length > size:
-            return True
+        if _HEADER_LENGTH_BYTES + length > file.stat().st_size:
+            return None
         header_bytes = stream.read(length)
     try:
-        tensors = [entry for name, entry in json.loads(header_bytes).items() if name != "__metadata__"]
-        end: int = max(entry["data_offsets"][1] for entry in tensors)
+        tensors = {name: entry for name, entry in json.loads(header_bytes).items() if name != "__metadata__"}
+        end = max(int(entry["data_offsets"][1]) for entry in tensors.values())
+        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in tensors.items()}
     except (ValueError, AttributeError, KeyError, IndexError, TypeError):
-        return True  # not what the format says
-    return _HEADER_LENGTH_BYTES + length + end > size
+        return None
+    return _Header(shapes, _HEADER_LENGTH_BYTES + length + end)
 
 
 def _is_cut_archive(file: Path) -> bool:

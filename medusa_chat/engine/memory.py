@@ -13,7 +13,7 @@ from medusa_chat.memory_plan import MemoryPlan, choose_plan
 from medusa_chat.model.head_files import outline_heads
 from medusa_chat.model.heads import CONFIG_FILE
 from medusa_chat.model.loading import pick_device, pick_dtype
-from medusa_chat.model.memory import bytes_of_this_process, memory_of
+from medusa_chat.model.memory import memory_of
 from medusa_chat.model.weight_files import MODEL_FILES, find_weight_files, outline_base, read_config
 from medusa_chat.model_sizes import HeadSizes, ModelSizes, sizes_of
 from medusa_chat.quantities import size

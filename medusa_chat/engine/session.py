@@ -191,8 +191,8 @@ class Session:
         self._prompter = Prompter(self._tokenizer, length)
         self._context = shortened_context(self._context, self._base, self._heads)
         return (
-            f"{said} The context is {length:,} tokens from now on: what doesn't fit is left out, oldest first. "
-            "A smaller --quant leaves room for more."
+            f"{said} The context is {length:,} tokens from now on, and what doesn't fit is left out, oldest "
+            "first. A smaller --quant leaves room for more."
         )
 
     def _steps(self, prompt_ids: Sequence[int]) -> Iterator[Step]:
@@ -277,8 +277,8 @@ def eos_ids(base: BaseModel, tokenizer: Any) -> frozenset[int]:
 
 
 def open_session(request: LoadRequest, on_progress: OnProgress) -> Session:
-    """Resolves, fetches, plans the memory, loads and measures. Raises a MedusaError whose text says what to do;
-    OutOfMemory before anything large is read.
+    """Resolves, fetches, plans the memory, loads and measures. Raises a MedusaError whose text says what to
+    do; OutOfMemory before anything large is read.
     """
     plan = plan_load(request, fetch(request, on_progress))
     model = open_model(request, on_progress)

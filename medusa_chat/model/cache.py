@@ -95,8 +95,8 @@ class KVCache:
         self.length = min(self.length, length)
 
     def shrink(self, max_length: int) -> None:
-        """Takes so many rows from now on, and keeps those that are committed, which must be no more. By way of
-        the host's memory: there is none on the device for two stores.
+        """Takes so many rows from now on, and keeps those that are committed, which must be no more. By way
+        of the host's memory: there is none on the device for two stores.
         """
         self.max_length = max_length
         if self._whole is None or self._whole.device.type == "cpu":

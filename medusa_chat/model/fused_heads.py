@@ -22,8 +22,8 @@ def fused_heads(heads: MedusaHeads, base: FusedModel) -> MedusaHeads:
 
 
 class FusedHeads(BlockHeads):
-    """BlockHeads with LM heads of their own, which it takes over, one after the other: whole they may take more
-    than the base does.
+    """BlockHeads with LM heads of their own, which it takes over, one after the other: whole they may take
+    more than the base does.
     """
 
     def __init__(self, heads: BlockHeads, base: FusedModel) -> None:

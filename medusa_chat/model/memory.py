@@ -21,11 +21,10 @@ def free_bytes(device: torch.device) -> int:
 
 
 def give_back_unused() -> None:
-    """To the driver, what torch has kept of a GPU's memory for later: others may use it, and it would count as
-    taken.
+    """To the driver, what torch has kept of a GPU's memory for later: others may use it, and it would count
+    as taken.
     """
-    if torch.cuda.is_initialized():
-        torch.cuda.empty_cache()
+    torch.cuda.empty_cache()  # nothing, where no GPU is used
 
 
 def memory_of(device: torch.device, dtype: torch.dtype) -> Memory:

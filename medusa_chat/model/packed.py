@@ -16,8 +16,8 @@ _ROWS_AT_ONCE = 8192
 def pack_modules(modules: Sequence[Any], dtype: torch.dtype) -> PackedWeight:
     """torch or bitsandbytes linear modules of one input -> one weight for inputs of this dtype.
 
-    The modules give away what is held twice otherwise, and can't run any more: all but one whole weight, which
-    is taken as it is.
+    The modules give away what would be held twice, and can't run any more: all but one whole weight, which is
+    taken as it is.
     """
     bias = _bias(modules)
     kind = type(modules[0]).__name__
@@ -36,7 +36,7 @@ def pack_modules(modules: Sequence[Any], dtype: torch.dtype) -> PackedWeight:
 def quantize_rows(weight: torch.Tensor) -> PackedWeight:
     """(N, K) in 16 bits -> NF4, for products that need no precision."""
     # In parts: laying an LM head out at once would take four times its own memory.
-    first, *others = [_quantize_rows(rows) for rows in weight.split(_ROWS_AT_ONCE)]
+    first, *others = [_quantize_rows(rows) for rows in torch.split(weight, _ROWS_AT_ONCE)]
     if not others:
         return first
     parts = [first, *others]

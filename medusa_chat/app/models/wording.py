@@ -102,7 +102,9 @@ def _needs(entry: Entry, memory: Memory | None) -> str:
     sizes = {kind: entry.memory_bytes(kind, memory) for kind in WIDEST_FIRST}
     if None in sizes.values():
         return "not known until it is here"
-    with_what = f"with {entry.context:,} tokens" if entry.kv_bytes else "without its context"
+    with_what = (
+        f"with {entry.context:,} tokens" if entry.sizes and entry.sizes.kv_bytes else "without its context"
+    )
     return " · ".join(f"{held(kind)} {size(needed)}" for kind, needed in sizes.items()) + f", {with_what}"
 
 
