@@ -67,8 +67,8 @@ def _find_cut(folder: Path, names: list[str]) -> str | None:
 
 
 def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
-    """Of all tensors in a checkpoint's .safetensors, by name; none where the weights are other files, or their
-    headers can't be read.
+    """Of all tensors in a checkpoint's .safetensors, by name; none where the weights are other files, or
+    their headers can't be read.
     """
     headers = [_read_header(folder / name) for name in _weight_files(folder) if name.endswith(".safetensors")]
     if None in headers:

@@ -52,7 +52,7 @@ def _table() -> Iterator[None]:
 
 @dataclass(frozen=True, slots=True)
 class Taken:
-    """Bytes. loading: the most while decoder and heads were made. reserved: by torch, the most in the steps."""
+    """Bytes. loading: the most while decoder and heads were made. reserved: by torch, at most."""
 
     parts: dict[str, int]
     loading: int
