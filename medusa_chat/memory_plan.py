@@ -22,9 +22,10 @@ from medusa_chat.records import MIN_CONTEXT_LENGTH, Quantization
 
 STEP = 256  # tokens to which the length of a context is rounded
 LEAST_COMFORT = 1024  # tokens; a shorter context is only taken if it is asked for
-# What the driver takes of a GPU for a process before anything is computed, and for its kernels and graphs.
-GPU_CONTEXT = 470_000_000
-GPU_PROGRAMS = 90_000_000
+# What this program takes before it computes anything: of a GPU the driver's part, of a host's memory Python
+# and its libraries. Then what the driver takes for kernels and graphs.
+STARTED: Mapping[str, int] = {"cuda": 470_000_000, "cpu": 280_000_000}
+_GPU_KERNELS = 90_000_000
 
 _USABLE = 0.97  # of what is free: allocators leave gaps, and others want memory too
 _FLOAT = 4
@@ -44,8 +45,8 @@ _PACKING = 5  # times the codes of the largest product, while they are laid out 
 
 @dataclass(frozen=True, slots=True)
 class MemoryPlan:
-    """Bytes by part, for context_length tokens. workspace: all that a step or a prompt needs besides. driver:
-    what a GPU's driver takes for itself. loading: of weights and heads while they are loaded.
+    """Bytes by part, for context_length tokens. workspace: all that a step or a prompt needs besides.
+    program: what it takes itself, a GPU's driver included. loading: weights and heads while they are loaded.
     """
 
     context_length: int
@@ -53,17 +54,17 @@ class MemoryPlan:
     heads: int
     cache: int
     workspace: int
-    driver: int
+    program: int
     loading: int
 
     @property
     def total(self) -> int:
-        return self.weights + self.heads + self.cache + self.workspace + self.driver
+        return self.weights + self.heads + self.cache + self.workspace + self.program
 
     @property
     def peak(self) -> int:
         """The most that is taken at any time."""
-        return max(self.total, self.loading + self.driver)
+        return max(self.total, self.loading + self.program)
 
 
 def plan_memory(
@@ -83,7 +84,7 @@ def plan_memory(
         heads=held_heads,
         cache=(context_length + _SPARE_ROWS) * decoder.kv_bytes,
         workspace=decoder.workspace(context_length) if model.hidden else min(weights // 8, _MOST_UNKNOWN),
-        driver=GPU_CONTEXT + GPU_PROGRAMS if memory.device == "cuda" else 0,
+        program=STARTED[memory.device] + (_GPU_KERNELS if memory.device == "cuda" else 0),
         loading=weights + held_heads + decoder.packing(heads, quantization),
     )
 

@@ -59,7 +59,7 @@ def test_a_7b_model_in_four_bits_part_by_part() -> None:
     assert plan.weights == linears // 2 + 4 * linears // 64 + 2 * whole + table
     assert plan.heads == 5 * (2 * (4096 * 4096 + 4096) + 32000 * 4096 // 2 + 4 * 32000 * 4096 // 64)
     assert plan.cache == (4096 + 128) * 524_288
-    assert plan.total == plan.weights + plan.heads + plan.cache + plan.workspace + plan.driver
+    assert plan.total == plan.weights + plan.heads + plan.cache + plan.workspace + plan.program
     assert plan.peak >= plan.total
     paths = HeadSizes(layers=7 * 4096 * 4096, vocabulary=10_667, sees_path=True)
     assert plan_memory(LLAMA_7B, paths, "4bit", card(80), 4096).total < 7.5 * GB
@@ -80,7 +80,6 @@ def test_on_a_cpu_a_plan_is_what_is_taken(shape: Shape, quantization: Quantizati
     assert plan.weights == pytest.approx(base.num_bytes, rel=0.02)
     assert plan.heads == heads.num_bytes
     assert plan.cache == cache.num_bytes
-    assert plan.driver == 0
 
 
 def test_the_model_s_own_context_if_it_fits_else_the_longest_that_does() -> None:

@@ -17,7 +17,7 @@ from medusa_chat.decoding.origins import origins_of
 from medusa_chat.decoding.planning import Plan, plain_plan, propose
 from medusa_chat.decoding.sampling import choose
 from medusa_chat.model.base import BaseModel
-from medusa_chat.model.cache import KVCache
+from medusa_chat.model.cache import SPARE_ROWS, KVCache
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import is_out_of_memory
 from medusa_chat.records import BASE_ORIGIN, FinishReason, SamplingOptions
@@ -191,7 +191,7 @@ def shortened_context(context: Context, base: BaseModel, heads: MedusaHeads | No
     cache.truncate(min(len(context.ids), base.context_length))
     del context.ids[cache.length :]
     try:
-        cache.shrink(base.context_length)
+        cache.shrink(base.context_length + SPARE_ROWS)
     except (MemoryError, RuntimeError) as error:
         if not is_out_of_memory(error):
             raise

@@ -6,7 +6,7 @@ import psutil
 import torch
 
 from medusa_chat.machine import Memory, gpu_bytes_of_this_process
-from medusa_chat.memory_plan import GPU_CONTEXT
+from medusa_chat.memory_plan import STARTED
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.heads import MedusaHeads
@@ -28,12 +28,12 @@ def give_back_unused() -> None:
 
 
 def memory_of(device: torch.device, dtype: torch.dtype) -> Memory:
-    """For a model that is not loaded yet, as machine.find_memory tells it before this process uses a GPU."""
-    free = free_bytes(device)
+    """For a model that is not loaded yet, as machine.find_memory would tell it before this process began."""
+    free = free_bytes(device) + STARTED[device.type]
     if device.type != "cuda":
         return Memory("cpu", "this machine", int(psutil.virtual_memory().total), free, dtype.itemsize)
     name, total = torch.cuda.get_device_name(device), int(torch.cuda.mem_get_info(device)[1])
-    return Memory("cuda", name, total, free + GPU_CONTEXT, dtype.itemsize)
+    return Memory("cuda", name, total, free, dtype.itemsize)
 
 
 def parts_taken(base: BaseModel, heads: MedusaHeads | None, cache: KVCache) -> dict[str, int]:
@@ -49,4 +49,7 @@ def bytes_of_this_process(device: torch.device) -> int | None:
     """All it has taken of the device's memory; None where nobody tells."""
     if device.type == "cuda":
         return gpu_bytes_of_this_process(torch.cuda.get_device_properties(device).uuid)
-    return int(psutil.Process().memory_info().rss)
+    told = psutil.Process().memory_info()
+    return int(
+        told.rss - getattr(told, "shared", 0)
+    )  # libraries and mapped checkpoints are files, not memory

@@ -19,7 +19,7 @@ from medusa_chat.engine.session import Session, open_session
 from medusa_chat.errors import OutOfMemory
 from medusa_chat.last_load import last_load_file, read_last_load
 from medusa_chat.machine import Memory
-from medusa_chat.memory_plan import MemoryPlan, plan_memory
+from medusa_chat.memory_plan import STARTED, MemoryPlan, plan_memory
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.path_heads import PathHeads
@@ -133,7 +133,7 @@ def test_what_was_planned_and_taken_is_kept_for_doctor(
     assert (kept.context_length, kept.device) == (OWN_CONTEXT, session.info.device_name)
     assert kept.planned == {
         **{part: getattr(planned(request_), part) for part in ("weights", "heads", "cache", "workspace")},
-        "driver": 0,
+        "program": STARTED["cpu"],
         "loading": planned(request_).loading,
         "total": planned(request_).total,
     }

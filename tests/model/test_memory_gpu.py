@@ -46,7 +46,7 @@ def _empty_gpu() -> Iterator[None]:
 def _table() -> Iterator[None]:
     """Printed at the end: pytest -rA, or -s."""
     yield
-    print("\nGB, planned / taken; all: of torch; with the driver's: by mem_get_info, by NVML")
+    print("\nGB, planned / taken; all: of torch; with the program: by mem_get_info, by NVML")
     print("\n".join(_ROWS))
 
 
@@ -121,7 +121,7 @@ def report(name: str, plan: MemoryPlan, taken: Taken) -> None:
         return f"{planned / 1e9:.2f} / {real / 1e9:.2f}"
 
     held = sum(taken.parts.values())
-    of_torch = plan.total - plan.driver
+    of_torch = plan.total - plan.program
     nvml = "?" if taken.of_process is None else f"{taken.of_process / 1e9:.2f}"
     cells = [
         f"weights {both(plan.weights, taken.parts['weights'])}",
@@ -129,7 +129,7 @@ def report(name: str, plan: MemoryPlan, taken: Taken) -> None:
         f"cache {both(plan.cache, taken.parts['cache'])}",
         f"workspace {both(plan.workspace, taken.reserved - held)}",
         f"all {both(of_torch, taken.reserved)} ({of_torch / taken.reserved - 1:+.1%})",
-        f"with the driver's {both(plan.total, taken.on_card)}, {nvml}",
+        f"with the program {both(plan.total, taken.on_card)}, {nvml}",
         f"loading {both(plan.loading, taken.loading)}",
     ]
     _ROWS.append(f"{name}: " + ", ".join(cells))
@@ -158,7 +158,7 @@ def test_a_plan_is_within_a_tenth_of_what_is_taken(
     """A context of 4,096 tokens, filled to 1,024 and nearly whole."""
     plan, taken = run(SHAPES[shape], quantization, kind, num_context)
     report(f"{shape} {quantization} {kind}, {num_context} tokens", plan, taken)
-    assert plan.total - plan.driver == pytest.approx(taken.reserved, rel=0.1)
+    assert plan.total - plan.program == pytest.approx(taken.reserved, rel=0.1)
     if taken.of_process is not None:
         assert plan.total == pytest.approx(taken.of_process, rel=0.1)
     assert taken.loading <= 1.1 * plan.loading
