@@ -12,12 +12,13 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from medusa_chat.decoder_memory import SPARE_ROWS
 from medusa_chat.decoding.acceptance import ACCEPTANCE_RULES
 from medusa_chat.decoding.origins import origins_of
 from medusa_chat.decoding.planning import Plan, plain_plan, propose
 from medusa_chat.decoding.sampling import choose
 from medusa_chat.model.base import BaseModel
-from medusa_chat.model.cache import SPARE_ROWS, KVCache
+from medusa_chat.model.cache import KVCache
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import is_out_of_memory
 from medusa_chat.records import BASE_ORIGIN, FinishReason, SamplingOptions

@@ -9,9 +9,10 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from medusa_chat.decoder_memory import SPARE_ROWS
 from medusa_chat.errors import UnsupportedModel
 from medusa_chat.model.attention import GROUPED_ATTENTION
-from medusa_chat.model.cache import SPARE_ROWS, KVCache
+from medusa_chat.model.cache import KVCache
 from medusa_chat.model_sizes import own_context
 
 _PREFILL_CHUNK = 512

@@ -8,7 +8,6 @@ import torch
 
 from medusa_chat.errors import UnsupportedModel
 
-SPARE_ROWS = 128  # of a draft tree beyond the longest conversation
 _FEWEST_ROWS = 1024  # shown
 
 

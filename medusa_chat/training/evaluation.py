@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from medusa_chat.decoder_memory import SPARE_ROWS
 from medusa_chat.decoding.generate import generate, new_context
 from medusa_chat.decoding.planning import Plan, fixed_plan, plain_plan
 from medusa_chat.decoding.proposing import dynamic_candidates
@@ -18,7 +19,6 @@ from medusa_chat.engine.prompt import Prompter
 from medusa_chat.engine.session import eos_ids
 from medusa_chat.errors import MedusaError
 from medusa_chat.model.base import BaseModel
-from medusa_chat.model.cache import SPARE_ROWS
 from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name
