@@ -27,30 +27,29 @@ def load(
     device: Device = "auto",
     dtype: DType = "auto",
     kv_cache: KVPrecision = "full",
+    context_length: int | None = None,
 ) -> Session:
     """A session with a model that `medusa-chat models` lists, one in a folder, a repository on the hub, or a
     transformers causal language model that is in memory already, which then needs its tokenizer and is the
     session's from there on. heads: a folder, a file or "hub:OWNER/NAME"; by default those that the registry
     names for the model, or that lie in its own files. kv_cache: "8bit" halves what a conversation takes in
-    memory; replies may then differ from those of the full one.
+    memory; replies may then differ from those of the full one. context_length: tokens at most; by default
+    the model's own, or as many as fit into memory.
 
     Fetches what isn't here, and takes a second or two to time the model's steps. Raises a MedusaError
     (medusa_chat.errors) whose text says what to do.
     """
     from pathlib import Path
 
-    from medusa_chat.engine.opening import adopt_model, fetch, open_model
-    from medusa_chat.engine.session import session_with
+    from medusa_chat.engine.opening import adopt_model
+    from medusa_chat.engine.session import open_session, session_with
     from medusa_chat.records import LoadRequest
 
     folder = None if heads is None else str(heads)
     if isinstance(model, str | Path):
-        request = LoadRequest(str(model), folder, quant, device, dtype, kv_cache)
-        fetch(request, lambda progress: None)
-        opened = open_model(request, lambda progress: None)
-    else:
-        opened = adopt_model(model, tokenizer, kv_cache)
-    return session_with(opened, folder)
+        request = LoadRequest(str(model), folder, quant, device, dtype, kv_cache, context_length)
+        return open_session(request, lambda progress: None)
+    return session_with(adopt_model(model, tokenizer, kv_cache), folder, asked_context=context_length)
 
 
 def medusa_generate(heads: str | Path | None = None, *, tree_size: int = 16) -> MedusaGenerate:

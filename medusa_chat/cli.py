@@ -24,6 +24,7 @@ from medusa_chat.commands.history import history
 from medusa_chat.commands.inspect import inspect
 from medusa_chat.commands.models import models
 from medusa_chat.commands.options import (
+    ContextOption,
     DeviceOption,
     DTypeOption,
     HeadsOption,
@@ -96,6 +97,7 @@ def root(
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     kv_cache: KVCacheOption = None,
+    context_length: ContextOption = None,
     resume: Annotated[bool, typer.Option("--continue", help="Go on with the last conversation.")] = False,
     screen_reader: Annotated[
         bool, typer.Option("--screen-reader", help="Plain lines, made to be read aloud.")
@@ -107,11 +109,14 @@ def root(
 ) -> None:
     """Chat in the terminal with a model that drafts with Medusa heads."""
     context.obj.debug = debug
-    settings = {"model": model, "quant": quant, "device": device, "dtype": dtype, "kv_cache": kv_cache}
+    settings: dict[str, Any] = {
+        "model": model, "quant": quant, "device": device, "dtype": dtype, "kv_cache": kv_cache,
+    }  # fmt: skip
     if context.invoked_subcommand is None:
-        raise typer.Exit(_open_app({**settings, "screen_reader": screen_reader or None}, heads, resume))
-    options = {**settings, "heads": heads}
-    given = [f"--{name.replace('_', '-')}" for name, value in options.items() if value is not None]
+        settings |= {"context_length": context_length, "screen_reader": screen_reader or None}
+        raise typer.Exit(_open_app(settings, heads, resume))
+    settings |= {"heads": heads, "context": context_length}
+    given = [f"--{name.replace('_', '-')}" for name, value in settings.items() if value is not None]
     given += ["--continue"] if resume else []
     given += ["--screen-reader"] if screen_reader else []
     if given:

@@ -10,6 +10,8 @@ from medusa_chat.records import KVPrecision, Quantization
 # What a weight takes in memory; 4 bits have their scales beside them.
 BYTES_PER_WEIGHT: Mapping[Quantization, float] = {"4bit": 0.56, "8bit": 1.0, "none": 2.0}
 HALF = 2  # bytes of a number in 16 bits
+# Model types that run in decoders of our own, for their attention is exactly softmax(scale · QK^T + mask)V.
+LLAMA_FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _NF4_BLOCK = 64  # weights to a scale
 _SCALE = 4  # bytes; a row of the KV cache in 8 bits has one too
 
@@ -37,12 +39,17 @@ def kv_row_bytes(head_dim: int, kv_cache: KVPrecision, number_bytes: int = HALF)
     return number_bytes * head_dim if kv_cache == "full" else head_dim + _SCALE
 
 
+def text_config(config: Mapping[str, Any]) -> Mapping[str, Any]:
+    """A transformers config, or of a model that does more than text the part of text."""
+    inner = config.get("text_config")
+    return {**config, **inner} if isinstance(inner, dict) else config
+
+
 def kv_bytes_of(config: Mapping[str, Any], kv_cache: KVPrecision = "full") -> int | None:
     """Of one token's keys and values in 16 bits, or in 8, told from a transformers config; None if it can't
     be.
     """
-    inner = config.get("text_config")
-    text = {**config, **inner} if isinstance(inner, dict) else config
+    text = text_config(config)
     layers, heads = text.get("num_hidden_layers"), text.get("num_attention_heads")
     kv_heads = text.get("num_key_value_heads") or heads
     head_dim = text.get("head_dim") or _ratio(text.get("hidden_size"), heads)

@@ -82,6 +82,25 @@ def _ask_nvml(which: str) -> tuple[str, int, int] | None:
     return name.decode() if isinstance(name, bytes) else name, int(memory.total), int(memory.free)
 
 
+def gpu_bytes_of_this_process(uuid: object) -> int | None:
+    """All that it has taken of a GPU, as nvidia-smi tells; None where the driver doesn't. uuid: as torch has
+    it, without the word GPU before it.
+    """
+    try:
+        import pynvml
+    except ImportError:
+        return None
+    try:
+        pynvml.nvmlInit()
+        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
+        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
+        pynvml.nvmlShutdown()
+    except pynvml.NVMLError:
+        return None
+    # In a container the numbers of processes may be the host's.
+    return next((process.usedGpuMemory for process in processes if process.pid == os.getpid()), None)
+
+
 def _ask_nvidia_smi(which: str) -> tuple[str, int, int] | None:
     if shutil.which(_NVIDIA_SMI[0]) is None:
         return None

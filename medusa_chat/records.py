@@ -30,6 +30,7 @@ PUBLISHED_TREES = (  # with Medusa; what they are stands in decoding/published_t
     "zephyr_stage2",
 )
 MAX_TREE_SIZE = 64
+MIN_CONTEXT_LENGTH = 256  # tokens that a context may be held down to
 # Whose guess a token was: the number of a head, or one of these.
 BASE_ORIGIN = 0  # nobody's: the base model's own, one in each step
 LOOKUP_ORIGIN = -1  # drafted for no head but because the conversation said it before
@@ -156,7 +157,8 @@ class LoadProgress:
 @dataclass(frozen=True, slots=True)
 class LoadRequest:
     """What the user asked for, before it is resolved. model: a registry name or a folder. kv_cache: how the
-    conversation's keys and values are held.
+    conversation's keys and values are held. context_length: tokens at most; None for the model's own, or as
+    many as fit into memory.
     """
 
     model: str
@@ -165,6 +167,7 @@ class LoadRequest:
     device: Device = "auto"
     dtype: DType = "auto"
     kv_cache: KVPrecision = "full"
+    context_length: int | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -172,9 +175,10 @@ class EngineInfo:
     """What is loaded. step_seconds: tree size -> measured seconds of one whole step on this machine
     (1 is plain decoding, the reference of the speed-up). tree_size: what pays most of them on the whole; a
     dynamic draft's own size is chosen anew at every step.
-    memory_bytes: weights, heads and KV cache, as allocated. remarks: sentences on what was not as the heads'
-    config.json says. energy_source: what says how much energy it uses, the whole graphics card or the whole
-    CPU package; None where nothing does.
+    memory_bytes: weights, heads and KV cache, as allocated. remarks: sentences on what is not as one may
+    think: what the heads' config.json says wrongly, a context shorter than the model's own. energy_source:
+    what says how much energy it uses, the whole graphics card or the whole CPU package; None where nothing
+    does.
     """
 
     model: str

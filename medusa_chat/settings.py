@@ -9,7 +9,7 @@ from collections.abc import Iterable, Sequence
 from pathlib import Path
 from typing import Any
 
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, TypeAdapter, ValidationError
 from pydantic_core import ErrorDetails
 from pydantic_settings import (
     BaseSettings,
@@ -21,7 +21,15 @@ from pydantic_settings import (
 
 from medusa_chat.config_file import config_file, line_of, write_values
 from medusa_chat.errors import UsageError
-from medusa_chat.records import Device, DType, KVPrecision, LoadRequest, Quantization, SamplingOptions
+from medusa_chat.records import (
+    MIN_CONTEXT_LENGTH,
+    Device,
+    DType,
+    KVPrecision,
+    LoadRequest,
+    Quantization,
+    SamplingOptions,
+)
 
 _PREFIX = "MEDUSA_CHAT_"
 _DELIMITER = "__"
@@ -46,6 +54,7 @@ class Settings(BaseSettings):
     device: Device = "auto"
     dtype: DType = "auto"
     kv_cache: KVPrecision = "full"
+    context_length: int | None = Field(default=None, ge=MIN_CONTEXT_LENGTH)
     system: str | None = None
     theme: str = "textual-dark"
     screen_reader: bool = False
@@ -56,7 +65,9 @@ class Settings(BaseSettings):
 
     def load_request(self, heads: str | None) -> LoadRequest:
         """For the model that is set; heads: those given, if any."""
-        return LoadRequest(self.model, heads, self.quant, self.device, self.dtype, self.kv_cache)
+        return LoadRequest(
+            self.model, heads, self.quant, self.device, self.dtype, self.kv_cache, self.context_length
+        )
 
     @classmethod
     def settings_customise_sources(

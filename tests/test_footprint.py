@@ -8,6 +8,7 @@ from medusa_chat.bench.shapes import SHAPES
 from medusa_chat.checkpoints.catalogue import find_entry, read_catalogue
 from medusa_chat.footprint import kv_bytes_of, matrix_bytes, weights_bytes
 from medusa_chat.machine import Memory
+from medusa_chat.memory_plan import STARTED
 
 
 def test_weights_and_matrices() -> None:
@@ -39,7 +40,9 @@ def test_what_the_registry_says_of_keys_and_values_is_what_a_config_says(model: 
         "num_key_value_heads": known.num_kv_heads,
         "hidden_size": known.hidden_size,
     }
-    assert find_entry(model).kv_bytes == kv_bytes_of(config)
+    sizes = find_entry(model).sizes
+    assert sizes is not None
+    assert sizes.kv_bytes == kv_bytes_of(config)
     assert kv_bytes_of({"text_config": config}) == kv_bytes_of(config)
     in_8_bits = kv_bytes_of(config, "8bit")
     assert in_8_bits == 2 * known.num_layers * known.num_kv_heads * (known.head_dim + 4)
@@ -55,8 +58,16 @@ def test_a_model_that_is_here_is_read_from_its_files(default_model_here: str) ->
     assert entry.plan is None
     assert entry.heads == "shipped"
     assert entry.heads_bytes > 1_000_000
-    needed = entry.memory_bytes("none")
-    assert needed == 2 * 134_515_008 + entry.heads_bytes + 4096 * 23_040
+    memory = Memory("cpu", "this machine", 10**10, 10**10, 2)
+    assert entry.sizes is not None
+    assert entry.sizes.weights_bytes("none") == 2 * 134_515_008
+    assert entry.sizes.head_dim == 64
+    needed = entry.memory_bytes("none", memory)
+    assert needed is not None
+    # With the tied LM head packed once more, and keys and values in float32.
+    held = 2 * (134_515_008 + 49152 * 576) + entry.heads_bytes + 2 * (4096 + 128) * 23_040 + STARTED["cpu"]
+    assert 1.1 * held < needed < 1.5 * held
+    assert entry.longest_context("none", memory) == 8192
 
 
 def test_what_fits_is_widest_first_and_unknown_where_nothing_is_known() -> None:
@@ -67,3 +78,15 @@ def test_what_fits_is_widest_first_and_unknown_where_nothing_is_known() -> None:
     assert entries["vicuna-13b"].fitting(card, freed=20_000_000_000) == ("8bit", "4bit")
     assert entries["vicuna-33b"].fitting(card) == ()
     assert find_entry("tiny/model").fitting(card) is None
+    assert find_entry("tiny/model").longest_context("4bit", card) is None
+
+
+def test_a_longer_context_of_its_own_makes_no_model_too_large() -> None:
+    entries = {entry.model: entry for entry in read_catalogue()}
+    card = Memory("cuda", "card", 12_000_000_000, 12_000_000_000, 2)
+    shorter, longer = entries["vicuna-13b"], entries["vicuna-13b-v1.5"]
+    assert shorter.fitting(card) == longer.fitting(card) == ("4bit",)
+    assert shorter.longest_context("4bit", card) == shorter.spec.context == 2048
+    longest = longer.longest_context("4bit", card)
+    assert longest is not None
+    assert 2048 < longest < 4096

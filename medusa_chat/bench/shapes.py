@@ -9,7 +9,9 @@ from medusa_chat.footprint import kv_row_bytes, matrix_bytes
 from medusa_chat.records import KVPrecision, Quantization
 
 RandomKind = Literal["block", "path"]  # of random heads
-ShapeName = Literal["llama-2-7b", "llama-3-8b", "qwen2.5-7b", "mistral-7b", "tinyllama", "smollm2-135m"]
+ShapeName = Literal[
+    "llama-2-7b", "llama-2-13b", "llama-3-8b", "qwen2.5-7b", "mistral-7b", "tinyllama", "smollm2-135m"
+]
 
 
 @dataclass(frozen=True, slots=True)
@@ -82,6 +84,7 @@ SHAPES: dict[str, Shape] = {
     shape.name: shape
     for shape in (
         Shape("llama-2-7b", "llama", 4096, 11008, 32, 32, 32, 128, 32000),
+        Shape("llama-2-13b", "llama", 5120, 13824, 40, 40, 40, 128, 32000),
         Shape("llama-3-8b", "llama", 4096, 14336, 32, 32, 8, 128, 128256),
         Shape("qwen2.5-7b", "qwen2", 3584, 18944, 28, 28, 4, 128, 152064, qkv_bias=True),
         Shape("mistral-7b", "mistral", 4096, 14336, 32, 32, 8, 128, 32000),

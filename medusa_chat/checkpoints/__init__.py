@@ -15,6 +15,7 @@ from medusa_chat.checkpoints.soundness import (
     find_heads_damage,
     find_missing,
     has_tokenizer,
+    read_shapes,
 )
 from medusa_chat.checkpoints.weight_names import read_json
 from medusa_chat.errors import CheckpointError
@@ -26,6 +27,7 @@ __all__ = [
     "ensure_local",
     "find_config",
     "find_home",
+    "find_shapes",
     "heads_are_here",
     "is_local",
     "is_sound",
@@ -134,6 +136,17 @@ def find_config(spec: ModelSpec) -> dict[str, Any]:
     folder = _folder(spec)
     try:
         return (read_json(folder / "config.json") if folder else None) or {}
+    except OSError:
+        return {}
+
+
+def find_shapes(spec: ModelSpec) -> dict[str, tuple[int, ...]]:
+    """Of the checkpoint's tensors, by name, as its files' headers tell; nothing where they don't, or it isn't
+    here.
+    """
+    folder = _folder(spec)
+    try:
+        return read_shapes(folder) if folder is not None and is_local(spec) else {}
     except OSError:
         return {}
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import zipfile
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ def find_heads_damage(folder: Path) -> str | None:
 
 def is_cut_short(file: Path) -> bool:
     """Whether a file of weights ends too early, or is none."""
-    return safetensors_ranges(file) is None if file.suffix == ".safetensors" else _is_cut_archive(file)
+    return read_header(file) is None if file.suffix == ".safetensors" else _is_cut_archive(file)
 
 
 def _find_cut(folder: Path, names: list[str]) -> str | None:
@@ -64,10 +65,27 @@ def _find_cut(folder: Path, names: list[str]) -> str | None:
     return None
 
 
-def safetensors_ranges(file: Path) -> dict[str, tuple[int, int]] | None:
-    """Where each tensor's bytes begin and end in the file, by name; None if it is no safetensors file, or
-    ends before they do.
+@dataclass(frozen=True, slots=True)
+class Header:
+    """Of a .safetensors file: its tensors' shapes, and where each one's bytes begin and end in the file."""
+
+    shapes: dict[str, tuple[int, ...]]
+    ranges: dict[str, tuple[int, int]]
+
+
+def read_shapes(folder: Path) -> dict[str, tuple[int, ...]]:
+    """Of all tensors in a checkpoint's .safetensors, by name; none where the weights are other files, or
+    their headers can't be read.
     """
+    names = [name for name in model_weights(folder) if name.endswith(".safetensors")]
+    headers = [read_header(folder / name) for name in names if (folder / name).is_file()]
+    if None in headers or len(headers) < len(names):
+        return {}
+    return {name: shape for header in headers if header for name, shape in header.shapes.items()}
+
+
+def read_header(file: Path) -> Header | None:
+    """None if it is no .safetensors file, or ends before its tensors do."""
     # 8 bytes of header length, little-endian; the header, JSON; the tensors' bytes.
     size = file.stat().st_size
     with file.open("rb") as stream:
@@ -80,10 +98,11 @@ def safetensors_ranges(file: Path) -> dict[str, tuple[int, int]] | None:
         entries = {name: entry for name, entry in json.loads(header_bytes).items() if name != "__metadata__"}
         offsets = {name: entry["data_offsets"] for name, entry in entries.items()}
         ranges = {name: (data + start, data + end) for name, (start, end) in offsets.items()}
+        shapes = {name: tuple(map(int, entry["shape"])) for name, entry in entries.items()}
         is_whole = bool(ranges) and all(data <= start <= end <= size for start, end in ranges.values())
     except (ValueError, RecursionError, AttributeError, KeyError, TypeError):
         return None  # not what the format says
-    return ranges if is_whole else None
+    return Header(shapes, ranges) if is_whole else None
 
 
 def _is_cut_archive(file: Path) -> bool:

@@ -15,6 +15,7 @@ import typer
 from medusa_chat.commands.bench_parts import kernels, step
 from medusa_chat.commands.bench_ui import ui
 from medusa_chat.commands.options import (
+    ContextOption,
     DeviceOption,
     DTypeOption,
     HeadsOption,
@@ -59,6 +60,7 @@ def compare_decoding(
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     kv_cache: KVCacheOption = None,
+    context_length: ContextOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Answer prompts greedily, plainly and with drafts, and compare. With --kv-cache 8bit, tell also how far
@@ -71,7 +73,9 @@ def compare_decoding(
     from medusa_chat.prompt_file import read_prompt_file
     from medusa_chat.settings import load_settings
 
-    settings = load_settings(model=model, quant=quant, device=device, dtype=dtype, kv_cache=kv_cache)
+    settings = load_settings(
+        model=model, quant=quant, device=device, dtype=dtype, kv_cache=kv_cache, context_length=context_length
+    )
     request = settings.load_request(heads)
     greedy = SamplingOptions(temperature=0.0, max_tokens=max_tokens)
     options = with_overrides(greedy, tree_size=tree_size, tree=tree)
@@ -107,14 +111,14 @@ def compare_decoding(
 def _refuse_options(context: typer.Context) -> None:
     """Options before a sub-command would be lost without a word."""
     given = [
-        name
-        for name in context.params
-        if (source := context.get_parameter_source(name)) is not None and source.name == "COMMANDLINE"
+        parameter.opts[0]
+        for parameter in context.command.params
+        if (source := context.get_parameter_source(str(parameter.name))) is not None
+        and source.name == "COMMANDLINE"
     ]
     if given:
-        option = "json" if given[0] == "as_json" else given[0].replace("_", "-")
         raise UsageError(
-            f"--{option} must come after {context.invoked_subcommand}, if that command takes it."
+            f"{given[0]} must come after {context.invoked_subcommand}, if that command takes it."
         )
 
 

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from medusa_chat.commands.options import JsonOption
+from medusa_chat.quantities import size
 
 _PACKAGES = ("medusa-chat", "torch", "transformers", "huggingface_hub", "bitsandbytes", "textual", "triton")
 Section = dict[str, Any]
@@ -24,7 +25,7 @@ def doctor(as_json: JsonOption = False) -> None:
         print(json.dumps(report, indent=2))
         return
     for title, section in report.items():
-        print(f"{title.replace('_', ' ')}:")
+        print(f"{title.replace('_', ' ')}:{'' if section else ' none'}")
         for key, value in section.items():
             name = key.removesuffix("_bytes").replace("_", " ")
             print(f"  {name:<18} {_words(value)}")
@@ -38,6 +39,7 @@ def examine() -> dict[str, Section]:
         "engine": _engine(),
         "files": _files(),
         "default_model": _default_model(),
+        "last_load": _last_load(),
     }
 
 
@@ -142,8 +144,31 @@ def _default_model() -> Section:
     }
 
 
+def _last_load() -> Section:
+    """What it was to take of the memory, and what it took as far as that can be told."""
+    from medusa_chat.last_load import read_last_load
+
+    load = read_last_load()
+    if load is None:
+        return {}
+    section: Section = {
+        "model": load.model,
+        "quantisation": load.quantization,
+        "device": load.device,
+        "dtype": load.dtype,
+        "date": load.date,
+        "context_length": load.context_length,
+    }
+    parts = dict.fromkeys((*load.planned, *load.taken))
+    return section | {
+        part: {"taken_bytes": load.taken.get(part), "planned_bytes": load.planned.get(part)} for part in parts
+    }
+
+
 def _words(value: Any) -> str:
     match value:
+        case {"taken_bytes": taken, "planned_bytes": planned}:
+            return f"{size(planned)} planned" + ("" if taken is None else f", {size(taken)} taken")
         case None:
             return "none"
         case bool():

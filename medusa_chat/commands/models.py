@@ -85,7 +85,7 @@ def _describe(entry: Entry, memory: Memory) -> dict[str, Any]:
         "bytes_on_disk": entry.bytes_on_disk,
         "bytes_to_download": spec.download_bytes,
         "memory_bytes": spec.memory_bytes,
-        "memory_bytes_in_use": {kind: entry.memory_bytes(kind, memory.number_bytes) for kind in WIDEST_FIRST},
+        "memory_bytes_in_use": {kind: entry.memory_bytes(kind, memory) for kind in WIDEST_FIRST},
         "fits": entry.fitting(memory),
         "revision": source.revision if isinstance(source, HubSource) else None,
         "pinned": source.is_pinned if isinstance(source, HubSource) else None,
@@ -115,10 +115,10 @@ def _fits(fitting: tuple[Quantization, ...] | None) -> str:
 
 
 def _what_fits(memory: Memory) -> str:
-    from medusa_chat.checkpoints.catalogue import JUDGED_CONTEXT
+    from medusa_chat.memory_plan import LEAST_COMFORT
 
     return (
         "Memory: of weights and heads, about; the context comes on top.\n"
         f"Fits: the widest --quant that fits the {size(memory.free)} free of {size(memory.total)} on "
-        f"{printable(memory.name)}, with heads and {JUDGED_CONTEXT:,} tokens of context."
+        f"{printable(memory.name)}, with heads and {LEAST_COMFORT:,} tokens of context or more."
     )

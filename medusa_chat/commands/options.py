@@ -12,7 +12,14 @@ import typer
 from medusa_chat.commands.completing import complete_model
 from medusa_chat.errors import UsageError
 from medusa_chat.printable import printable
-from medusa_chat.records import Device, DType, KVPrecision, Quantization, SamplingOptions
+from medusa_chat.records import (
+    MIN_CONTEXT_LENGTH,
+    Device,
+    DType,
+    KVPrecision,
+    Quantization,
+    SamplingOptions,
+)
 
 _MODEL = "A model `models` lists, a folder, or OWNER/NAME on the hub."
 ModelArgument = Annotated[str, typer.Argument(metavar="MODEL", help=_MODEL, autocompletion=complete_model)]
@@ -30,6 +37,15 @@ HeadsOption = Annotated[
 ]
 QuantOption = Annotated[Quantization | None, typer.Option("--quant", help="How the weights are held.")]
 DeviceOption = Annotated[Device | None, typer.Option("--device", help="Where the model runs.")]
+ContextOption = Annotated[
+    int | None,
+    typer.Option(
+        "--context",
+        metavar="TOKENS",
+        min=MIN_CONTEXT_LENGTH,
+        help="Longest context. Without: the model's own, or what fits into memory.",
+    ),
+]
 DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="What the model computes in.")]
 KVCacheOption = Annotated[
     KVPrecision | None,

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from medusa_chat.commands.options import (
+    ContextOption,
     DeviceOption,
     DTypeOption,
     HeadsOption,
@@ -50,6 +51,7 @@ def say(
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     kv_cache: KVCacheOption = None,
+    context_length: ContextOption = None,
     system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
     top_p: Annotated[float | None, typer.Option(help="1 is off.")] = None,
@@ -71,7 +73,13 @@ def say(
     from medusa_chat.settings import load_settings
 
     settings = load_settings(
-        model=model, quant=quant, device=device, dtype=dtype, kv_cache=kv_cache, system=system
+        model=model,
+        quant=quant,
+        device=device,
+        dtype=dtype,
+        kv_cache=kv_cache,
+        context_length=context_length,
+        system=system,
     )
     options = with_overrides(
         settings.sampling,

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 import torch
 
+from medusa_chat.decoder_memory import SPARE_ROWS
 from medusa_chat.decoding.acceptance import ACCEPTANCE_RULES, Accept
 from medusa_chat.decoding.draft import root_alone
 from medusa_chat.decoding.origins import origins_of
@@ -19,6 +20,7 @@ from medusa_chat.decoding.planning import Plan, plain_plan, propose
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.loading import is_out_of_memory
 from medusa_chat.records import BASE_ORIGIN, FinishReason, KVPrecision, SamplingOptions
 
 if TYPE_CHECKING:
@@ -186,8 +188,32 @@ def _eager_steps(
 def new_context(base: BaseModel, heads: MedusaHeads | None, kv_cache: KVPrecision = "full") -> Context:
     """An empty conversation with these models."""
     context = Context(base.new_cache(kv_cache=kv_cache))
-    if base.runs_in_graphs:
-        from medusa_chat.decoding.step_graphs import StepGraphs  # Triton's, which only a GPU's torch brings
-
-        context.graphs = StepGraphs(base, heads)
+    context.graphs = _new_graphs(base, heads)
     return context
+
+
+def shortened_context(context: Context, base: BaseModel, heads: MedusaHeads | None) -> Context:
+    """What of a context fits the base's context length, after that has become shorter; nothing of it if there
+    is no memory even to move it. Takes the context's memory.
+    """
+    cache, context.graphs = context.cache, None
+    # A prefill that was broken off left rows whose ids are not in the context.
+    cache.truncate(min(len(context.ids), base.context_length))
+    del context.ids[cache.length :]
+    try:
+        cache.shrink(base.context_length + SPARE_ROWS)
+    except (MemoryError, RuntimeError) as error:
+        if not is_out_of_memory(error):
+            raise
+        precision = cache.precision
+        del cache, context.cache
+        return new_context(base, heads, precision)
+    return Context(cache, context.ids, _new_graphs(base, heads))
+
+
+def _new_graphs(base: BaseModel, heads: MedusaHeads | None) -> StepGraphs | None:
+    if not base.runs_in_graphs:
+        return None
+    from medusa_chat.decoding.step_graphs import StepGraphs  # Triton's, which only a GPU's torch brings
+
+    return StepGraphs(base, heads)

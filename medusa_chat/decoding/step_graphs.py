@@ -154,9 +154,11 @@ class StepGraphs:
 
     def _graph(self, plan: Plan, cache: KVCache) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         if self._store is not cache.store:
-            self._graphs.clear()
-            self._plans.clear()
-            self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last of its graphs
+            if self._graphs:
+                self._graphs.clear()
+                self._plans.clear()
+                self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last of its graphs
+                torch.cuda.empty_cache()  # but its memory would stay taken
             self._store = cache.store
         key = id(plan.candidates), _num_nodes(plan)
         if key not in self._graphs:

@@ -24,6 +24,15 @@ OnProgress = Callable[[LoadProgress], None]
 
 
 @dataclass(frozen=True, slots=True)
+class Sources:
+    """What a load reads, on this machine. heads: a folder or a file; None for a model without."""
+
+    spec: ModelSpec
+    folder: Path
+    heads: Path | None
+
+
+@dataclass(frozen=True, slots=True)
 class OpenModel:
     """A base model in memory, with what belongs to it."""
 
@@ -65,7 +74,7 @@ def model_in_memory(
     return OpenModel(spec, base, tokenizer, held_in(causal_lm), kv_cache=kv_cache)
 
 
-def fetch(request: LoadRequest, on_progress: OnProgress) -> None:
+def fetch(request: LoadRequest, on_progress: OnProgress) -> Sources:
     """Sees to it that model and heads are on this machine and go together as far as their headers tell,
     before anything large is loaded for nothing.
 
@@ -75,14 +84,18 @@ def fetch(request: LoadRequest, on_progress: OnProgress) -> None:
     resolve_heads(spec, request.heads)  # a malformed name fails before anything is fetched
     folder = ensure_local(spec, on_progress)
     place = heads_source(spec, folder, request.heads)
-    if place is not None:
-        _check_heads(spec, folder, ensure_heads(place, on_progress))
+    if place is None:
+        return Sources(spec, folder, None)
+    heads = ensure_heads(place, on_progress)
+    _check_heads(spec, folder, heads)
+    return Sources(spec, folder, heads)
 
 
 def open_heads(model: OpenModel, asked: str | None) -> MedusaHeads | None:
     """The heads asked for (a folder, a file or hub:OWNER/NAME), or those the registry names for this model,
-    or those that its own checkpoint holds; None if there are none. The adapter that heads were trained with
-    is merged into the model's weights.
+    or those that its own checkpoint holds; None if there are none. They are on the CPU, from where `fastest`
+    takes them: a GPU holds them smaller, and hasn't always room for the whole. The adapter that heads were
+    trained with is merged into the model's weights.
 
     Raises CheckpointError if they are damaged or can't be fetched, HeadsMismatch if they belong to another
     model, UsageError for a malformed name.
@@ -95,7 +108,7 @@ def open_heads(model: OpenModel, asked: str | None) -> MedusaHeads | None:
     heads.check_fits(model.base, model.spec.base)
     heads.share_lm_head(model.base)
     _adapt(model.base, heads, source if source.is_dir() else source.parent)
-    return heads.to(model.base.device, model.base.dtype).requires_grad_(False)
+    return heads.to(model.base.dtype).requires_grad_(False)
 
 
 def heads_source(spec: ModelSpec, base_folder: Path | None, asked: str | None) -> Path | HubSource | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import traceback
 from collections.abc import Iterator, Sequence
 from dataclasses import replace
 from functools import cache, partial
@@ -11,7 +12,7 @@ import torch
 
 from medusa_chat.decoding.chosen_tree import check_heads_reach, chosen_tree
 from medusa_chat.decoding.draft import Pool
-from medusa_chat.decoding.generate import Step, generate, new_context
+from medusa_chat.decoding.generate import Step, generate, new_context, shortened_context
 from medusa_chat.decoding.planning import (
     Plan,
     SizeChooser,
@@ -22,15 +23,18 @@ from medusa_chat.decoding.proposing import dynamic_candidates, static_candidates
 from medusa_chat.decoding.tree import Tree, best_tree, expected_tokens, published_paths
 from medusa_chat.decoding.tuning import choose_tree_size, measure_sizes, measure_step
 from medusa_chat.engine.energy import energy_meter
+from medusa_chat.engine.memory import plan_load, record_load, shortened
 from medusa_chat.engine.opening import OnProgress, OpenModel, fetch, open_heads, open_model
 from medusa_chat.engine.prompt import Prompter
 from medusa_chat.engine.spans import SpanQueue
 from medusa_chat.engine.text import Detokenizer, StopScanner
 from medusa_chat.errors import OutOfMemory
+from medusa_chat.memory_plan import LEAST_COMFORT, STEP, MemoryPlan
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name, is_out_of_memory
+from medusa_chat.model.memory import bytes_of_this_process, give_back_unused, parts_taken
 from medusa_chat.records import (
     BASE_ORIGIN,
     BUILT_TREES,
@@ -116,9 +120,7 @@ class Session:
             context_length=self._base.context_length,
             num_heads=0 if heads is None else heads.num_heads,
             tree_size=self._tree_size,
-            memory_bytes=self._base.num_bytes
-            + (0 if heads is None else heads.num_bytes)
-            + self._context.cache.num_bytes,
+            memory_bytes=sum(self._parts_taken().values()),
             step_seconds=dict(self._step_seconds),
             remarks=self._remarks,
             energy_source=self._energy.source,
@@ -158,12 +160,18 @@ class Session:
             if reason is not None:
                 return
 
+    def record_load(self, plan: MemoryPlan | None) -> None:
+        """Keeps for `doctor` what was planned and what is taken now."""
+        record_load(self.info, plan, self._parts_taken(), bytes_of_this_process(self._base.device))
+
     def close(self) -> None:
         """Frees the model's memory."""
         self._heads = None
         del self._base, self._context
-        if torch.cuda.is_available():
-            torch.cuda.empty_cache()
+        give_back_unused()
+
+    def _parts_taken(self) -> dict[str, int]:
+        return parts_taken(self._base, self._heads, self._context.cache)
 
     def _steps_in_memory(self, prompt_ids: Sequence[int]) -> Iterator[Step]:
         try:
@@ -171,14 +179,29 @@ class Session:
         except (torch.OutOfMemoryError, MemoryError, RuntimeError) as error:
             if not is_out_of_memory(error):
                 raise
-            num_tokens = len(self._context.ids)
-            # Its memory is what there is to free.
+            traceback.clear_frames(error.__traceback__)  # they hold tensors
+            raise OutOfMemory(self._make_room()) from error
+
+    def _make_room(self) -> str:
+        """After memory ran out: gives the context no more than was reached, the rows that fit kept. Returns
+        what to tell the user.
+        """
+        reached = self._context.cache.length
+        said = f"Memory ran out at {reached:,} tokens of context; what was said is kept."
+        smaller = "a smaller --quant" + (" or --kv-cache 8bit" if self._kv_cache == "full" else "")
+        length = (reached - 1) // STEP * STEP
+        if length < LEAST_COMFORT:
             self._context = new_context(self._base, self._heads, self._kv_cache)
-            smaller = "a smaller --quant" + (" or --kv-cache 8bit" if self._kv_cache == "full" else "")
-            raise OutOfMemory(
-                f"Memory ran out at {num_tokens:,} tokens of context; what was said is kept. Start a new "
-                f"conversation, choose a smaller tree, or load the model with {smaller}."
-            ) from error
+            return (
+                f"{said} Start a new conversation, choose a smaller tree, or load the model with {smaller}."
+            )
+        self._base.context_length = length
+        self._prompter = Prompter(self._tokenizer, length)
+        self._context = shortened_context(self._context, self._base, self._heads)
+        return (
+            f"{said} The context is {length:,} tokens from now on, and what doesn't fit is left out, oldest "
+            f"first. Loaded with {smaller}, it would have room for more."
+        )
 
     def _steps(self, prompt_ids: Sequence[int]) -> Iterator[Step]:
         generator = torch.Generator()
@@ -262,17 +285,30 @@ def eos_ids(base: BaseModel, tokenizer: Any) -> frozenset[int]:
 
 
 def open_session(request: LoadRequest, on_progress: OnProgress) -> Session:
-    """Resolves, fetches, loads and measures. Raises a MedusaError whose text says what to do."""
-    fetch(request, on_progress)
+    """Resolves, fetches, plans the memory, loads and measures. Raises a MedusaError whose text says what to
+    do; OutOfMemory before anything large is read.
+    """
+    plan = plan_load(request, fetch(request, on_progress))
     model = open_model(request, on_progress)
     on_progress(LoadProgress("Measuring step times"))
-    return session_with(model, request.heads)
+    session = session_with(model, request.heads, plan, request.context_length)
+    session.record_load(plan)
+    return session
 
 
-def session_with(model: OpenModel, heads: str | None) -> Session:
-    """One that takes over the model's weights; with the heads asked for or those that belong to it. Raises a
-    MedusaError if they don't go with it.
+def session_with(
+    model: OpenModel, heads: str | None, plan: MemoryPlan | None = None, asked_context: int | None = None
+) -> Session:
+    """One that takes over the model's weights; with the heads asked for or those that belong to it, and the
+    context that was planned or, without a plan, at most the one asked for. Raises a MedusaError if the heads
+    don't go with the model.
     """
     opened = open_heads(model, heads)
+    remarks = () if opened is None else opened.remarks
+    own = model.base.context_length
+    model.base.context_length = min(own, plan.context_length if plan else asked_context or own)
+    if plan is not None and asked_context is None and plan.context_length < own:
+        remarks += (shortened(plan, own),)
     base, fast_heads = fastest(model.base, opened)
-    return Session(replace(model, base=base), fast_heads, () if opened is None else opened.remarks)
+    give_back_unused()  # what loading took and quantising gave back
+    return Session(replace(model, base=base), fast_heads, remarks)

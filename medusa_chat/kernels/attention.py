@@ -106,12 +106,12 @@ def attention(
     scale_2 = scale * 1.4426950408889634  # powers of two are cheaper than of e
     with beside(queries.device):
         _gathered_kernel[(num_rows, shape.num_kv_heads)](
-            queries, *cached, *where, placement.paths, parts, sums, num_parts, keys.shape[1], scale_2,
+            queries, *cached, *where, placement.paths, parts, sums, num_parts, keys.row_stride, scale_2,
             **sizes, GROUP=group, WIDTH=0 if placement.paths is None else placement.paths.shape[1],
             num_warps=4,
         )  # fmt: skip
     _runs_kernel[(placement.num_runs, shape.num_kv_heads, num_tiles)](
-        queries, *cached, *where, parts, sums, num_rows, num_parts, keys.shape[1], scale_2,
+        queries, *cached, *where, parts, sums, num_rows, num_parts, keys.row_stride, scale_2,
         **sizes, GROUP=group, BLOCK_ROWS=_BLOCK_ROWS, BLOCK_KEYS=64, num_warps=4, num_stages=3,
     )  # fmt: skip
     rejoin(queries.device)

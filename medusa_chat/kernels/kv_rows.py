@@ -50,6 +50,15 @@ class KVRows:
         return self.numbers.shape
 
     @property
+    def device(self) -> torch.device:
+        return self.numbers.device
+
+    @property
+    def row_stride(self) -> int:
+        """Rows from one head's first to the next one's: in a view more than there are."""
+        return self.numbers.stride(-3) // self.numbers.shape[-1]
+
+    @property
     def parts(self) -> list[torch.Tensor]:
         """What is in memory: tensors alike in all dimensions but the last."""
         return [self.numbers] if self.scales is None else [self.numbers, self.scales]
@@ -61,6 +70,10 @@ class KVRows:
     def __getitem__(self, index: Any) -> KVRows:
         """A view, by an index that leaves the last dimension whole."""
         return KVRows(self.numbers[index], self.dtype, None if self.scales is None else self.scales[index])
+
+    def cpu(self) -> KVRows:
+        """A copy in the host's memory."""
+        return KVRows(self.numbers.cpu(), self.dtype, None if self.scales is None else self.scales.cpu())
 
     def copy_(self, other: KVRows) -> None:
         """Takes over rows that are held alike."""

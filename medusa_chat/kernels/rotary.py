@@ -82,7 +82,7 @@ def rotate_and_append(
         partial, turns, length, depths, queries, keys.numbers, values.numbers, keys.scales, values.scales,
         None if norms is None else norms.query, None if norms is None else norms.key,
         0.0 if norms is None else norms.eps,
-        num_rows, turns.shape[1], keys.shape[1],
+        num_rows, turns.shape[1], keys.row_stride,
         HEADS=shape.num_heads, KV_HEADS=shape.num_kv_heads, DIM=shape.head_dim,
         BLOCK=triton.next_power_of_2(shape.head_dim // 2), NUM_PARTS=num_parts, num_warps=1,
     )  # fmt: skip

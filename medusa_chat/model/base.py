@@ -9,13 +9,13 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
+from medusa_chat.decoder_memory import SPARE_ROWS
 from medusa_chat.errors import UnsupportedModel
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.cache import KVCache
+from medusa_chat.model_sizes import own_context
 from medusa_chat.records import KVPrecision
 
-# Model types whose attention is exactly softmax(scale · QK^T + mask)V: these may use ours.
-LLAMA_FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _PREFILL_CHUNK = 512
 # On a CPU, a product of whole fours of rows gives each row the same bits however many there are; of one, two,
 # three or five it takes other paths (seen in oneDNN's bfloat16 and MKL's float32). A fourth row costs 3%.
@@ -67,13 +67,11 @@ class BaseModel:
         return getattr(self.causal_lm, "adapter_digest", None)
 
     def new_cache(self, max_length: int | None = None, kv_cache: KVPrecision = "full") -> KVCache:
-        """An empty cache for max_length tokens, whole at once, or one that grows up to the context length."""
+        """An empty cache for so many rows, or for a whole context and a tree behind it."""
         # float32 on the CPU: attention computes in it there, and would convert every row at every step.
         dtype = torch.float32 if self._reproducible else self.dtype
-        num_layers = self.config.num_hidden_layers
-        if max_length is None:
-            return KVCache(num_layers, self.context_length, dtype, precision=kv_cache)
-        return KVCache(num_layers, max_length, dtype, growth="whole", precision=kv_cache)
+        max_length = max_length or self.context_length + SPARE_ROWS
+        return KVCache(self.config.num_hidden_layers, max_length, dtype, kv_cache)
 
     def forward(
         self,
@@ -182,15 +180,11 @@ class BaseModel:
 
 
 def _context_length(config: Any) -> int:
-    """Tokens a conversation may have. Within its window a sliding-window model is a plain one; beyond it our
-    mask would be wrong. Raises UnsupportedModel for a model without positions.
-    """
-    longest: int | None = getattr(config, "max_position_embeddings", None)
-    if longest is None:
+    """Tokens a conversation may have. Raises UnsupportedModel for a model without positions."""
+    own = own_context(lambda key: getattr(config, key, None))
+    if own is None:
         raise UnsupportedModel(
             f"{config.model_type} models number no positions, so they can't verify a draft tree; "
             "choose a model of another architecture."
         )
-    slides = getattr(config, "use_sliding_window", True)
-    window: int | None = getattr(config, "sliding_window", None) if slides else None
-    return min(longest, window or longest)
+    return own

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal
 
 import torch
 
@@ -11,9 +10,7 @@ from medusa_chat.errors import UnsupportedModel
 from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.records import KVPrecision
 
-Growth = Literal["blocks", "doubling", "whole"]
-_SPARE = 128  # rows of a draft tree beyond the longest conversation
-_BLOCK = 512  # rows; a block of a 7B model is 256 MB, of the default model 12 MB
+_FEWEST_ROWS = 1024  # shown
 
 
 class KVCache:
@@ -21,32 +18,28 @@ class KVCache:
 
     A forward appends its N rows behind them through `update`, layer by layer; `keep` then commits some of
     them and the rest are overwritten by the next forward. Fits transformers' `past_key_values` by its verbs.
+
+    All of its memory is taken at the first row, so that what was planned is what is taken, and no longer
+    conversation ends for want of room to copy a store into a larger one: while a 7B model's grew from 4,096
+    rows to 8,192, both stood side by side, 2 and 4 GB. On a CPU the system gives pages as they are written.
+    Shown is a part of it, which grows by doubling: kernels and graphs take longer over more.
     """
 
     def __init__(
-        self,
-        num_layers: int,
-        max_length: int,
-        dtype: torch.dtype,
-        *,
-        growth: Growth = "blocks",
-        precision: KVPrecision = "full",
+        self, num_layers: int, max_length: int, dtype: torch.dtype, precision: KVPrecision = "full"
     ) -> None:
-        """dtype: that rows are computed in, and held in unless in 8 bits. growth: by blocks; by doubling, so
-        that what holds the store's address must seldom be renewed; or whole at once, so that there are never
-        an old and a new store side by side.
-        """
+        """max_length: rows. dtype: that rows are computed in, and held in unless in 8 bits."""
         self.dtype = dtype
-        self._growth = growth
-        self._precision = precision
+        self.precision = precision
         self.num_layers = num_layers
         self.max_length = max_length
         self.length = 0
-        self._store: KVRows | None = None  # (layers, 2, B, kv_heads, capacity, head_dim)
+        self._whole: KVRows | None = None  # (layers, 2, B, kv_heads, max_length, head_dim)
+        self._store: KVRows | None = None  # its first `capacity` rows
 
     @property
     def capacity(self) -> int:
-        """Rows allocated."""
+        """Rows shown."""
         return 0 if self._store is None else self._store.shape[4]
 
     @property
@@ -57,8 +50,10 @@ class KVCache:
 
     @property
     def num_bytes(self) -> int:
-        """Memory allocated."""
-        return 0 if self._store is None else self._store.num_bytes
+        """Memory taken; on a CPU, of the rows shown."""
+        on_cpu = self._whole is not None and self._whole.device.type == "cpu"
+        taken = self._store if on_cpu else self._whole
+        return 0 if taken is None else taken.num_bytes
 
     def update(
         self, key: torch.Tensor, value: torch.Tensor, layer_idx: int, *_: object, **__: object
@@ -96,7 +91,7 @@ class KVCache:
         """Commits these rows of the last forward, in this order; rows count from 0."""
         num_kept = len(rows)
         if self._store is not None and list(rows) != list(range(num_kept)):
-            source = torch.tensor(rows, device=self._store.numbers.device) + self.length
+            source = torch.tensor(rows, device=self._store.device) + self.length
             for part in self._store.parts:
                 part[..., self.length : self.length + num_kept, :] = part.index_select(4, source)
         self.length += num_kept
@@ -105,25 +100,31 @@ class KVCache:
         """Forgets all rows from `length` on."""
         self.length = min(self.length, length)
 
+    def shrink(self, max_length: int) -> None:
+        """Takes so many rows from now on, and keeps those that are committed, which must be no more. By way
+        of the host's memory: there is none on the device for two stores.
+        """
+        self.max_length = max_length
+        if self._whole is None or self._whole.device.type == "cpu":
+            return  # rows that nobody writes take nothing
+        kept, device = self._whole[..., : self.length, :].cpu(), self._whole.device
+        self._whole = self._store = None
+        torch.cuda.empty_cache()
+        shape = (*kept.shape[:4], max_length, kept.shape[5])
+        self._whole = KVRows.empty(shape, self.dtype, device, self.precision)
+        self._whole[..., : self.length, :].copy_(kept)
+
     def _reserve(
         self, rows: int, batch: int, num_kv_heads: int, head_dim: int, device: torch.device
     ) -> KVRows:
+        if self._whole is None or self._whole.shape[4] < rows:
+            shape = self.num_layers, 2, batch, num_kv_heads, max(self.max_length, rows), head_dim
+            grown = KVRows.empty(shape, self.dtype, device, self.precision)
+            if self._whole is not None:
+                # Rows beyond max_length, as no conversation has. All of those before: a step under way on the
+                # device may have filled more than the host knows of.
+                grown[..., : self._whole.shape[4], :].copy_(self._whole)
+            self._whole, self._store = grown, None
         if self._store is None or self._store.shape[4] < rows:
-            spare = _SPARE if self._growth == "doubling" else 0
-            capacity = min(self._rounded(rows), max(self.max_length, rows) + spare)
-            shape = self.num_layers, 2, batch, num_kv_heads, capacity, head_dim
-            grown = KVRows.empty(shape, self.dtype, device, self._precision)
-            if self._store is not None:
-                # All rows: a step under way on the device may have filled more than the host knows of.
-                grown[..., : self._store.shape[4], :].copy_(self._store)
-            self._store = grown
+            self._store = self._whole[..., : max(_FEWEST_ROWS, 1 << (rows - 1).bit_length()), :]
         return self._store
-
-    def _rounded(self, rows: int) -> int:
-        match self._growth:
-            case "whole":
-                return max(self.max_length, rows)
-            case "doubling":
-                return max(1024, 1 << (rows - 1).bit_length())
-            case "blocks":
-                return -(-rows // _BLOCK) * _BLOCK

@@ -17,12 +17,12 @@ _KERNEL_DTYPES = (torch.bfloat16, torch.float16)
 def fastest(base: BaseModel, heads: MedusaHeads | None) -> tuple[BaseModel, MedusaHeads | None]:
     """Our own decoder of the Llama family in place of transformers', where it applies, and heads to match.
 
-    What is handed in may have given its weights away.
+    What is handed in may have given its weights away. Heads may come from the CPU.
     """
     if base.device.type != "cuda":
         return lean(base), None if heads is None else lean_heads(heads)
     if not (_has_kernels(base.device) and is_plain_llama(base) and base.dtype in _KERNEL_DTYPES):
-        return base, heads
+        return base, None if heads is None else heads.to(base.device)
     from medusa_chat.model.fused import FusedModel
     from medusa_chat.model.fused_heads import fused_heads
 

@@ -22,7 +22,6 @@ from medusa_chat.kernels.rotary import HeadNorms, HeadShape, rotate_and_append
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.packed import pack_modules, quantize_rows
-from medusa_chat.records import KVPrecision
 
 _PREFILL_ROWS = 128
 
@@ -61,6 +60,7 @@ class FusedModel(BaseModel):
         self._num_processors = torch.cuda.get_device_properties(self.device).multi_processor_count
         config = self.config
         head_dim = getattr(config, "head_dim", None) or self.hidden_size // config.num_attention_heads
+        self.context_length = base.context_length
         self._shape = HeadShape(config.num_attention_heads, config.num_key_value_heads, head_dim)
         self._scale = head_dim**-0.5
         self._eps: float = config.rms_norm_eps
@@ -106,10 +106,6 @@ class FusedModel(BaseModel):
         product = self.cut(quantize_rows(rows))
         return lambda hidden: summed(product(hidden))
 
-    def new_cache(self, max_length: int | None = None, kv_cache: KVPrecision = "full") -> KVCache:
-        num_layers, longest = self.config.num_hidden_layers, max_length or self.context_length
-        return KVCache(num_layers, longest, self.dtype, growth="doubling", precision=kv_cache)
-
     def forward(
         self,
         ids: torch.Tensor,
@@ -125,8 +121,10 @@ class FusedModel(BaseModel):
         else:
             depths = positions - cache.length
             paths = _paths(depths, visible)
-        placement = Placement(length, depths, paths, runs_reached(cache.length + num_rows))
         self.reserve(cache, num_rows)
+        # As many runs as the store shows, not as the rows reach: attention's workspace then has few sizes, of
+        # which the allocator would keep every one that it has seen.
+        placement = Placement(length, depths, paths, runs_reached(cache.capacity))
         return self.run(ids[0], cache.store, placement)[None]
 
     def prefill(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:

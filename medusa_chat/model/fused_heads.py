@@ -19,11 +19,11 @@ from medusa_chat.model.path_heads import PathHeads
 
 
 def fused_heads(heads: MedusaHeads, base: FusedModel) -> MedusaHeads:
-    """Heads in place of `heads`, whose weights may be gone then."""
-    if isinstance(heads, PathHeads):
-        return FusedPathHeads(heads, base)
-    is_packable = isinstance(heads, BlockHeads) and heads.hidden_size % GROUP == 0
-    return FusedHeads(heads, base) if is_packable else heads
+    """Heads in place of `heads`, which may lie on the host, and whose weights may be gone then."""
+    if isinstance(heads, BlockHeads) and heads.hidden_size % GROUP == 0:
+        return FusedHeads(heads, base)
+    heads = heads.to(base.device)
+    return FusedPathHeads(heads, base) if isinstance(heads, PathHeads) else heads
 
 
 class FusedHeads(MedusaHeads):
@@ -32,16 +32,16 @@ class FusedHeads(MedusaHeads):
     kind = BlockHeads.kind
 
     def __init__(self, heads: BlockHeads, base: FusedModel) -> None:
-        super().__init__(heads.vocabulary, heads.config)
+        super().__init__(None if heads.vocabulary is None else heads.vocabulary.to(base.device), heads.config)
         self._sizes = heads.num_heads, heads.num_layers, heads.hidden_size, heads.lm_head_size
         self._blocks = [
-            base.cut(quantize_rows(weight.flatten(0, 1), bias.flatten()))
+            base.cut(quantize_rows(weight.flatten(0, 1), bias.flatten(), base.device))
             for weight, bias in zip(heads.weight.data, heads.bias.data, strict=True)
         ]
         heads.weight.data = heads.weight.data.new_empty(0)
         self._lm_heads: Product | None = None
         if heads.lm_heads is not None:
-            self._lm_heads = base.cut(quantize_rows(heads.lm_heads.data.flatten(0, 1)))
+            self._lm_heads = base.cut(quantize_rows(heads.lm_heads.data.flatten(0, 1), None, base.device))
             heads.lm_heads = None
 
     @property

@@ -10,16 +10,16 @@ from typing import Any, get_args
 import torch
 
 from medusa_chat.checkpoints.weight_names import MODEL_FILES
-from medusa_chat.footprint import HALF, matrix_bytes
+from medusa_chat.footprint import HALF, text_config
 from medusa_chat.model.head_files import are_heads, build_heads, find_head_tensors
 from medusa_chat.model.head_layouts import LAYOUTS
 from medusa_chat.model.head_tensors import HeadTensors
 from medusa_chat.model.heads import CONFIG_FILE, MedusaHeads
-from medusa_chat.model.weight_files import find_weight_files, open_weight_file, read_config
+from medusa_chat.model.weight_files import find_weight_files, outline_base, read_config
+from medusa_chat.model_sizes import sizes_of
 from medusa_chat.records import Quantization
 
 Report = dict[str, Any]
-_KEPT_WHOLE = ("embed", "wte", "wpe", "lm_head")  # in the names of what bitsandbytes leaves alone
 
 
 def inspect_source(source: Path) -> Report:
@@ -77,14 +77,8 @@ def _describe_base(source: Path) -> Report | None:
     config = read_config(folder / CONFIG_FILE)
     if not files or "model_type" not in config or config["model_type"] == "medusa":
         return None
-    tensors = {
-        name: file.outline(name)
-        for file in map(open_weight_file, files)
-        for name in file.names
-        if not name.startswith("medusa_head")
-    }
-    inner = config.get("text_config")
-    text = {**config, **inner} if isinstance(inner, dict) else config
+    tensors = outline_base(files)
+    text = text_config(config)
     if text.get("tie_word_embeddings"):
         tensors.pop("lm_head.weight", None)  # in memory it is the embedding
     return {
@@ -98,26 +92,16 @@ def _describe_base(source: Path) -> Report | None:
         "context": text.get("max_position_embeddings"),
         "dtype": _dtypes(tensors),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
-        "memory_bytes": _memory(tensors, is_quantised="quantization_config" in config),
+        "memory_bytes": _memory(config, tensors),
     }
 
 
-def _memory(tensors: Mapping[str, torch.Tensor], *, is_quantised: bool) -> dict[str, int]:
+def _memory(config: Mapping[str, Any], tensors: Mapping[str, torch.Tensor]) -> dict[str, int]:
     """By quantisation; of weights that are quantised on disk already, as they are."""
-    if is_quantised:
+    if "quantization_config" in config:
         return {"as stored": sum(tensor.nbytes for tensor in tensors.values())}
-    return {
-        quantization: sum(_num_bytes(name, tensor, quantization) for name, tensor in tensors.items())
-        for quantization in get_args(Quantization)
-    }
-
-
-def _num_bytes(name: str, tensor: torch.Tensor, quantization: Quantization) -> int:
-    """Of a weight in memory, as bitsandbytes holds it; whole weights in 16 bits."""
-    if tensor.ndim != 2 or any(part in name for part in _KEPT_WHOLE):
-        return HALF * tensor.numel()
-    rows, columns = tensor.shape
-    return matrix_bytes(rows, columns, quantization)
+    sizes = sizes_of(config, {name: tensor.shape for name, tensor in tensors.items()})
+    return {quantization: sizes.weights_bytes(quantization) for quantization in get_args(Quantization)}
 
 
 def _dtypes(tensors: Mapping[str, torch.Tensor]) -> str:

@@ -29,9 +29,10 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medusa_chat.footprint import LLAMA_FAMILY
 from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.model.attention import GROUPED_ATTENTION, KeyChunk, key_chunks, reproducible_attention
-from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
+from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.linear import Linear, can_join, draft_linear, join, pack
 
@@ -43,7 +44,11 @@ def lean(base: BaseModel) -> BaseModel:
     """A LeanModel in place of `base`, whose weights it takes, where there is one: on the CPU, for the Llama
     family with a rope that doesn't change with the length. Else `base` itself.
     """
-    return LeanModel(base.causal_lm) if _applies(base) else base
+    if not _applies(base):
+        return base
+    model = LeanModel(base.causal_lm)
+    model.context_length = base.context_length
+    return model
 
 
 def _applies(base: BaseModel) -> bool:

@@ -9,7 +9,6 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-import psutil
 import safetensors
 import torch
 import transformers
@@ -18,9 +17,9 @@ from transformers.utils import CONFIG_NAME
 
 from medusa_chat.checkpoints.quantised import copy_of
 from medusa_chat.errors import CheckpointError, OutOfMemory, UnsupportedModel
-from medusa_chat.footprint import BYTES_PER_WEIGHT
+from medusa_chat.footprint import LLAMA_FAMILY
 from medusa_chat.model.attention import GROUPED_ATTENTION
-from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
+from medusa_chat.model.base import BaseModel
 from medusa_chat.model.keeping import OnProgress, keep, read_kept
 from medusa_chat.model.reading import read_model
 from medusa_chat.model.weight_files import read_config
@@ -60,7 +59,7 @@ def load_base_model(
     is kept, and read from there the next time.
 
     Raises CheckpointError for a damaged folder, UnsupportedModel for an architecture that can't be
-    verified by trees, OutOfMemory with a quantisation that would fit.
+    verified by trees, OutOfMemory if memory runs out, whatever was planned (engine/memory.py).
     """
     silence_libraries()
     read = partial(_read, base=folder, quantization=quantization, device=device, dtype=dtype)
@@ -88,7 +87,10 @@ def _read(
         ) from error
     except (OSError, safetensors.SafetensorError, RuntimeError, MemoryError) as error:
         if is_out_of_memory(error):
-            raise OutOfMemory(_what_would_fit(base, quantization, device)) from error
+            raise OutOfMemory(
+                f"Memory ran out while the model in {base} was loaded. Free some, or choose a smaller "
+                "--quant or another --device."
+            ) from error
         reason = str(error).strip().splitlines()[0]
         raise CheckpointError(f"The model in {folder} can't be loaded: {reason}") from error
     except (KeyError, ValueError) as error:
@@ -136,8 +138,8 @@ def check_trees_work(base: BaseModel) -> None:
         [[1, 0, 0, 0], [1, 1, 0, 0], [1, 0, 1, 0], [1, 0, 1, 1]], dtype=torch.bool, device=base.device
     )
     try:
-        tree = base.logits(base.forward(ids, base.new_cache(), positions, visible)[0, 3:]).float()
-        path = base.logits(base.forward(ids[:, [0, 2, 3]], base.new_cache())[0, 2:]).float()
+        tree = base.logits(base.forward(ids, base.new_cache(16), positions, visible)[0, 3:]).float()
+        path = base.logits(base.forward(ids[:, [0, 2, 3]], base.new_cache(16))[0, 2:]).float()
     except (TypeError, AttributeError, RuntimeError, ValueError, IndexError) as error:
         raise _no_trees(base) from error
     tolerance = 1e-3 if base.dtype == torch.float32 else 5e-2
@@ -165,24 +167,6 @@ def quantization_config_for(quantization: Quantization, dtype: torch.dtype) -> A
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether this is how torch says that memory ran out: its own class on a GPU, words on a CPU."""
     return isinstance(error, torch.OutOfMemoryError | MemoryError) or "can't allocate memory" in str(error)
-
-
-def _what_would_fit(folder: Path, quantization: Quantization, device: torch.device) -> str:
-    suffix = "*.safetensors" if any(folder.glob("*.safetensors")) else "*.bin"
-    on_disk = sum(file.stat().st_size for file in folder.glob(suffix))
-    num_weights = on_disk / 2  # checkpoints are stored in 16 bits
-    free = torch.cuda.mem_get_info(device)[0] if device.type == "cuda" else psutil.virtual_memory().available
-    fitting = [q for q, size in BYTES_PER_WEIGHT.items() if size * num_weights * 1.1 < free]
-    smaller = [q for q in fitting if BYTES_PER_WEIGHT[q] < BYTES_PER_WEIGHT[quantization]]
-    need = BYTES_PER_WEIGHT[quantization] * num_weights / 2**30
-    if smaller:
-        advice = f"Try --quant {smaller[-1]}."
-    else:
-        advice = "Free some memory" + (", or use --device cpu." if device.type == "cuda" else ".")
-    return (
-        f"The model needs about {need:.1f} GB of memory with quantisation {quantization}, "
-        f"and {free / 2**30:.1f} GB are free. {advice}"
-    )
 
 
 def device_name(device: torch.device) -> str:

@@ -3,37 +3,72 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import torch
 
 from medusa_chat.kernels.packing import PackedWeight, codes_of, pack_4bit, pack_float, pack_int8
 
+_ROWS_AT_ONCE = 8192
+
 
 def pack_modules(modules: Sequence[Any], dtype: torch.dtype) -> PackedWeight:
     """torch or bitsandbytes linear modules of one input -> one weight for inputs of this dtype.
 
-    Quantised modules give their weights away and can't run any more.
+    The modules give away what would be held twice, and can't run any more: all but one whole weight, which is
+    taken as it is.
     """
     bias = _bias(modules)
     kind = type(modules[0]).__name__
     if kind == "Linear4bit":
-        return _pack_4bit([module.weight for module in modules], dtype, bias)
-    if kind == "Linear8bitLt":
+        packed = _pack_4bit([module.weight for module in modules], dtype, bias)
+    elif kind == "Linear8bitLt":
         weights, scales = zip(*(_int8_of(module) for module in modules), strict=True)
         packed = pack_int8(weights, scales, bias)
+    else:
+        packed = pack_float([module.weight for module in modules], bias)
+    if packed.data.data_ptr() != modules[0].weight.data_ptr():
         _give_away(modules)
-        return packed
-    return pack_float([module.weight for module in modules], bias)
+    return packed
 
 
-def quantize_rows(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PackedWeight:
-    """(N, K) in 16 bits and (N,) or None -> NF4, for products that need no precision."""
+def quantize_rows(
+    weight: torch.Tensor, bias: torch.Tensor | None = None, device: torch.device | None = None
+) -> PackedWeight:
+    """(N, K) in 16 bits and (N,) or None -> NF4 on the device, for products that need no precision."""
+    # In parts: laying an LM head out at once would take four times its own memory.
+    device = device or weight.device
+    whole: PackedWeight | None = None
+    for start in range(0, len(weight), _ROWS_AT_ONCE):
+        part = _quantize_rows(weight[start : start + _ROWS_AT_ONCE].to(device))
+        if whole is None:
+            whole = _room_for(len(weight), part)
+        end = start + part.num_outputs
+        for rows, values in ((whole.data, part.data), (whole.scales, part.scales)):
+            assert rows is not None
+            assert values is not None
+            rows[:, start:end] = values
+    assert whole is not None
+    return replace(whole, bias=None if bias is None else bias.to(device))
+
+
+def _room_for(num_outputs: int, part: PackedWeight) -> PackedWeight:
+    """A 4-bit weight like the part but of so many rows, without values."""
+    data, scales = (
+        tensor.new_empty(tensor.shape[0], num_outputs, *tensor.shape[2:])
+        for tensor in (part.data, part.scales)
+        if tensor is not None
+    )
+    return replace(part, data=data, scales=scales, num_outputs=num_outputs)
+
+
+def _quantize_rows(weight: torch.Tensor) -> PackedWeight:
     from bitsandbytes.functional import quantize_4bit
 
     data, state = quantize_4bit(weight, quant_type="nf4", blocksize=64)
     parameter = type("Parameter", (), {"data": data, "quant_state": state})
-    return pack_4bit(*codes_of(parameter), weight.dtype, bias)
+    return pack_4bit(*codes_of(parameter), weight.dtype)
 
 
 def _pack_4bit(weights: Sequence[Any], dtype: torch.dtype, bias: torch.Tensor | None) -> PackedWeight:
@@ -43,10 +78,7 @@ def _pack_4bit(weights: Sequence[Any], dtype: torch.dtype, bias: torch.Tensor | 
         from bitsandbytes.functional import dequantize_4bit
 
         return pack_float([dequantize_4bit(w.data, w.quant_state).to(dtype) for w in weights], bias)
-    packed = pack_4bit(torch.cat(codes), torch.cat(scales), tables[0], dtype, bias)
-    for weight in weights:
-        weight.data = weight.data.new_empty(0)
-    return packed
+    return pack_4bit(torch.cat(codes), torch.cat(scales), tables[0], dtype, bias)
 
 
 def _int8_of(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
@@ -58,8 +90,13 @@ def _int8_of(module: Any) -> tuple[torch.Tensor, torch.Tensor]:
 
 def _give_away(modules: Sequence[Any]) -> None:
     for module in modules:
-        module.weight.data = module.weight.data.new_empty(0)
-        module.weight.CB = module.state.CB = None
+        weight = module.weight
+        weight.data = weight.data.new_empty(0)
+        match type(module).__name__:
+            case "Linear4bit":  # scales take an eighth of what codes do
+                weight.quant_state = module.quant_state = None
+            case "Linear8bitLt":
+                weight.CB = module.state.CB = None
 
 
 def _bias(modules: Sequence[Any]) -> torch.Tensor | None:

@@ -9,8 +9,8 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
+from medusa_chat.footprint import LLAMA_FAMILY
 from medusa_chat.model.attention import GROUPED_ATTENTION
-from medusa_chat.model.base import LLAMA_FAMILY
 from medusa_chat.model.weight_files import unread_model
 
 

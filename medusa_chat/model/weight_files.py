@@ -24,7 +24,7 @@ from typing import Any, Protocol
 import safetensors
 import torch
 
-from medusa_chat.checkpoints.soundness import safetensors_ranges
+from medusa_chat.checkpoints.soundness import read_header
 from medusa_chat.checkpoints.weight_names import INDEX, MODEL_FILES, shards_in
 from medusa_chat.errors import CheckpointError
 from medusa_chat.model.pickles import is_archive, load_pickle
@@ -129,6 +129,16 @@ def _check_is_file(path: Path) -> None:
         raise CheckpointError(f"{path} can't be read: it is {what}; {_FETCH_AGAIN}.")
 
 
+def outline_base(files: Iterable[Path]) -> dict[str, torch.Tensor]:
+    """All tensors of these files, on the meta device, but for those of Medusa heads beside them."""
+    return {
+        name: file.outline(name)
+        for file in map(open_weight_file, files)
+        for name in file.names
+        if not name.startswith("medusa_head")
+    }
+
+
 def read_config(file: Path) -> dict[str, Any]:
     """What a config.json says, {} without one. Raises CheckpointError."""
     if not file.is_file():
@@ -163,7 +173,8 @@ class _SafetensorsFile:
             self._opened: Any = safetensors.safe_open(path, framework="pt")
         except (safetensors.SafetensorError, OSError) as error:
             raise CheckpointError(f"{path} is damaged ({error}); {_FETCH_AGAIN}.") from None
-        self._ranges = safetensors_ranges(path) or {}
+        header = read_header(path)
+        self._ranges = {} if header is None else header.ranges
 
     @property
     def names(self) -> Iterable[str]:

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 
+from medusa_chat.decoder_memory import SPARE_ROWS
 from medusa_chat.decoding.generate import generate, new_context
 from medusa_chat.decoding.planning import Plan, fixed_plan, plain_plan
 from medusa_chat.decoding.proposing import dynamic_candidates
@@ -27,6 +28,7 @@ from medusa_chat.training.accuracy import rank_targets, summarise
 from medusa_chat.training.targets import gather_targets
 
 SIZES = (4, 8, 16, 32, 64)
+_CONTEXT = 4096  # tokens; more than a question and its answer take
 _CHUNK = 128  # rows of a forward
 _UNNAMED = "all"
 
@@ -70,6 +72,8 @@ def evaluate(
     with what is looked up in the conversation}. Takes over the model's weights. Raises MedusaError if there
     is nothing to look at.
     """
+    # Each answer has a cache of its own, which takes the memory of a whole context.
+    model.base.context_length = min(model.base.context_length, max(_CONTEXT, 4 * max_tokens))
     base, fast_heads = fastest(model.base, heads)
     assert fast_heads is not None
     prompter = Prompter(model.tokenizer, base.context_length)
@@ -119,7 +123,7 @@ def evaluate(
 def _ranks(base: BaseModel, heads: MedusaHeads, prompt: Sequence[int], reply: Sequence[int]) -> torch.Tensor:
     """(n, K) as rank_targets gives them, over the reply."""
     ids = torch.tensor([[*prompt, *reply]], device=base.device)
-    cache, hidden = base.new_cache(), []
+    cache, hidden = base.new_cache(ids.shape[1] + SPARE_ROWS), []
     for chunk in torch.split(ids, _CHUNK, dim=1):
         hidden.append(base.forward(chunk, cache))
         cache.keep(range(chunk.shape[1]))

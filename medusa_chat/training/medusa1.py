@@ -12,10 +12,11 @@ from torch import nn
 
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.memory import free_bytes
 from medusa_chat.training.dialogues import Dialogues
 from medusa_chat.training.heads_loss import HeadsLoss
 from medusa_chat.training.loop import Batches, TrainingLoop
-from medusa_chat.training.memory import free_bytes, medusa1_need
+from medusa_chat.training.memory import medusa1_need
 from medusa_chat.training.optimizer import adamw
 from medusa_chat.training.recipe import Recipe
 from medusa_chat.training.targets import Targets, gather_targets

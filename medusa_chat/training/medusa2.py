@@ -32,12 +32,13 @@ from torch import nn
 from medusa_chat.model.adapter import Adapter
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.memory import free_bytes
 from medusa_chat.training.dialogues import Dialogues
 from medusa_chat.training.divergence import divergence
 from medusa_chat.training.heads_loss import HeadsLoss
 from medusa_chat.training.loop import Batches, TrainingLoop
 from medusa_chat.training.loss import frozen_head_cross_entropy
-from medusa_chat.training.memory import free_bytes, medusa2_need
+from medusa_chat.training.memory import medusa2_need
 from medusa_chat.training.optimizer import adamw
 from medusa_chat.training.recipe import AdapterRecipe, Recipe
 from medusa_chat.training.targets import Targets, gather_targets, sent

@@ -19,7 +19,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
 
-import psutil
 import torch
 
 from medusa_chat.errors import OutOfMemory
@@ -27,6 +26,7 @@ from medusa_chat.model.adapter import Adapter
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import is_out_of_memory
+from medusa_chat.model.memory import free_bytes
 from medusa_chat.training.loss import chunk_bytes
 from medusa_chat.training.optimizer import moment_bytes
 from medusa_chat.training.recipe import AdapterRecipe
@@ -60,14 +60,6 @@ class Need:
 
     def _of_one(self, length: int) -> int:
         return length * (self.per_token + length * self.per_pair)
-
-
-def free_bytes(device: torch.device) -> int:
-    """What torch could still take there."""
-    if device.type != "cuda":
-        return int(psutil.virtual_memory().available)
-    torch.cuda.empty_cache()  # what earlier work took and gave back
-    return int(torch.cuda.mem_get_info(device)[0])
 
 
 def medusa1_need(base: BaseModel, heads: MedusaHeads) -> Need:

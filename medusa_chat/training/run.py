@@ -12,6 +12,7 @@ from medusa_chat.errors import MedusaError, UsageError
 from medusa_chat.files import writing
 from medusa_chat.model.adapter import ADAPTER_FOLDER, Adapter, merge_adapter
 from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.memory import free_bytes
 from medusa_chat.training.accuracy import HeadAccuracy, measure_accuracy
 from medusa_chat.training.cleaning import Cleaning, clean
 from medusa_chat.training.dialogues import Dialogues, DialogueWriter
@@ -21,7 +22,6 @@ from medusa_chat.training.medusa1 import medusa1_loop
 from medusa_chat.training.medusa2 import Medusa2, medusa2_loop
 from medusa_chat.training.memory import (
     check_fits,
-    free_bytes,
     medusa1_need,
     medusa2_needs,
     memory_explained,

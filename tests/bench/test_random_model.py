@@ -77,6 +77,7 @@ def test_only_the_embedding_is_shared_where_it_is_tied() -> None:
     ("name", "billions"),
     [
         ("llama-2-7b", 6.74),
+        ("llama-2-13b", 13.02),
         ("llama-3-8b", 8.03),
         ("qwen2.5-7b", 7.62),
         ("mistral-7b", 7.24),

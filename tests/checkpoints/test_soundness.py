@@ -10,7 +10,7 @@ import torch
 from safetensors.numpy import save_file
 
 from medusa_chat import checkpoints
-from medusa_chat.checkpoints.soundness import find_damage, find_heads_damage
+from medusa_chat.checkpoints.soundness import find_damage, find_heads_damage, read_shapes
 from medusa_chat.errors import CheckpointError
 from medusa_chat.registry import resolve
 
@@ -43,6 +43,15 @@ def test_a_whole_checkpoint_of_shards_is_sound(folder: Path) -> None:
     save_file({"c": np.ones(2)}, folder / "other.safetensors")
     _shards(folder, {"a": "first.safetensors", "b": "first.safetensors", "c": "other.safetensors"})
     assert find_damage(folder) is None
+
+
+def test_shapes_are_told_from_headers(folder: Path) -> None:
+    assert read_shapes(folder) == {"a": (8,), "b": (3,)}
+    save_file({"c": np.ones((2, 5))}, folder / "other.safetensors")
+    _shards(folder, {"a": "model.safetensors", "b": "model.safetensors", "c": "other.safetensors"})
+    assert read_shapes(folder)["c"] == (2, 5)
+    _cut(folder / "other.safetensors", 20)
+    assert read_shapes(folder) == {}
 
 
 @pytest.mark.parametrize(

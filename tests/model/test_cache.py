@@ -64,21 +64,39 @@ def test_truncate_forgets_the_end_and_never_grows() -> None:
 
 
 @in_both_precisions
-def test_growing_keeps_what_is_there(precision: KVPrecision) -> None:
+def test_more_of_the_store_is_shown_as_it_fills_and_nothing_is_moved(precision: KVPrecision) -> None:
     cache = new_cache(precision=precision)
-    append(cache, *range(500))
-    cache.keep(range(500))
-    assert cache.capacity == 512
-    append(cache, *range(500, 540))
+    append(cache, *range(1000))
+    cache.keep(range(1000))
+    place, taken = cache.store.numbers.data_ptr(), cache.num_bytes
+    row = 3 * 4 if precision == "full" else 3 + 4
+    assert (cache.capacity, taken) == (1024, 2 * 2 * 2 * 1024 * row)
+    append(cache, *range(1000, 1040))
     cache.keep(range(40))
-    assert cache.capacity == 1024
-    assert held(cache, 1) == [100 + i for i in range(540)]
+    assert (cache.capacity, cache.num_bytes) == (2048, 2 * taken)
+    assert cache.store.numbers.data_ptr() == place
+    assert held(cache, 1) == [100 + i for i in range(1040)]
 
 
-def test_no_more_is_allocated_than_the_context_needs() -> None:
+def test_no_more_is_taken_than_the_context_needs() -> None:
     cache = new_cache(max_length=600)
     append(cache, *range(550))
     assert cache.capacity == 600
+    cache.keep(range(550))
+    append(cache, *range(550, 604))  # beyond it, as a prompt filled up to whole fours of rows may go
+    cache.keep(range(54))
+    assert cache.capacity == 604
+    assert held(cache, 1) == [100 + i for i in range(604)]
+
+
+def test_a_shrunk_cache_keeps_its_rows_and_goes_on() -> None:
+    cache = new_cache()
+    append(cache, *range(1100))
+    cache.keep(range(1100))
+    cache.shrink(1536)
+    append(cache, *range(1100, 1200))
+    cache.keep(range(100))
+    assert held(cache, 1) == [100 + i for i in range(1200)]
 
 
 def test_layers_of_different_shapes_are_refused() -> None:
@@ -108,7 +126,7 @@ def test_a_row_in_8_bits_is_the_nearest_multiples_of_its_scale_whatever_its_size
 
 
 def test_8_bits_and_a_scale_a_row_is_all_that_is_held() -> None:
-    cache = KVCache(3, 1024, torch.bfloat16, growth="whole", precision="8bit")
+    cache = KVCache(3, 1024, torch.bfloat16, "8bit")
     rows = torch.randn(1, 2, 5, 64).bfloat16()
     for part, wanted in zip(cache.update(rows, -rows, 0), (rows, -rows), strict=True):
         assert part.dtype == torch.bfloat16

@@ -97,11 +97,14 @@ def _heads(entry: Entry) -> str:
 
 
 def _needs(entry: Entry, memory: Memory | None) -> str:
-    number_bytes = memory.number_bytes if memory is not None else 2
-    sizes = {kind: entry.memory_bytes(kind, number_bytes) for kind in WIDEST_FIRST}
+    if memory is None:
+        return "this machine is being asked"
+    sizes = {kind: entry.memory_bytes(kind, memory) for kind in WIDEST_FIRST}
     if None in sizes.values():
         return "not known until it is here"
-    with_what = f"with {entry.context:,} tokens" if entry.kv_bytes else "without its context"
+    with_what = (
+        f"with {entry.context:,} tokens" if entry.sizes and entry.sizes.kv_bytes else "without its context"
+    )
     return " · ".join(f"{held(kind)} {size(needed)}" for kind, needed in sizes.items()) + f", {with_what}"
 
 
@@ -109,8 +112,10 @@ def _verdict(entry: Entry, memory: Memory | None, freed: int, quantization: Quan
     fitting = entry.fitting(memory, freed) if memory is not None else None
     if fitting is None:
         return held(quantization)
-    if quantization in fitting:
-        return f"{held(quantization)}: fits"
+    if memory is not None and quantization in fitting:
+        tokens, own = entry.longest_context(quantization, memory, freed), entry.spec.context
+        shorter = f" with {tokens:,} of its {own:,} tokens" if tokens and own and tokens < own else ""
+        return f"{held(quantization)}: fits{shorter}"
     if fitting:
         return f"{held(quantization)}: too large, {held(fitting[0])} would fit"
     return f"{held(quantization)}: too large, as it is at any quantisation"
