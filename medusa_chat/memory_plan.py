@@ -144,6 +144,7 @@ def _smaller(quantization: Quantization) -> list[Quantization]:
 
 def _sentence(advice: Sequence[str], memory: Memory) -> str:
     if advice:
-        return f"Try {' or '.join(advice)}."
+        *others, last = advice
+        return f"Try {', '.join(others)} or {last}." if others else f"Try {last}."
     elsewhere = ", use --device cpu" if memory.device == "cuda" else ""
     return f"Free some memory{elsewhere} or choose a smaller model."

@@ -57,12 +57,22 @@ def test_a_7b_model_in_four_bits_part_by_part() -> None:
     whole = 2 * 32000 * 4096 + 65 * 4096
     table = (4096 + 64) * 128 * 4
     assert plan.weights == linears // 2 + 4 * linears // 64 + 2 * whole + table
-    assert plan.heads == 5 * (2 * (4096 * 4096 + 4096) + 32000 * 4096 // 2 + 4 * 32000 * 4096 // 64)
+    in_heads = 5 * 4096 * (4097 + 32000)
+    assert plan.heads == in_heads // 2 + 4 * in_heads // 64
     assert plan.cache == (4096 + 128) * 524_288
     assert plan.total == plan.weights + plan.heads + plan.cache + plan.workspace + plan.program
     assert plan.peak >= plan.total
     paths = HeadSizes(layers=7 * 4096 * 4096, vocabulary=10_667, kind="path")
     assert plan_memory(LLAMA_7B, paths, "4bit", card(80), 4096).total < 7.5 * GB
+
+
+def test_a_cache_in_8_bits_is_planned_and_advised() -> None:
+    full, small = (plan_memory(LLAMA_7B, None, "4bit", card(80), 4096, kind) for kind in ("full", "8bit"))
+    assert small.cache == full.cache * 132 // 256
+    assert replace(small, cache=full.cache) == full
+    with pytest.raises(OutOfMemory, match=r"Try --kv-cache 8bit or --context 4,?\d+\."):
+        choose_plan("vicuna-7b", replace(LLAMA_7B, context=8192), None, "4bit", card(7.5), 8000)
+    choose_plan("vicuna-7b", replace(LLAMA_7B, context=8192), None, "4bit", card(7.5), 8000, "8bit")
 
 
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])
@@ -100,7 +110,7 @@ def test_a_context_that_is_asked_for_is_had_or_refused() -> None:
     assert chosen("4bit", 16, 8192).context_length == 4096  # at most the model's own
     assert chosen("4bit", 12, 512).context_length == 512
     fitting = chosen("4bit", 12).context_length
-    with pytest.raises(OutOfMemory, match=rf"with 4,096 tokens of context.* Try --context {fitting}\.$"):
+    with pytest.raises(OutOfMemory, match=rf"with 4,096 tokens of context.* Try --kv-cache 8bit or --context {fitting}\.$"):
         chosen("4bit", 12, 4096)
 
 
@@ -125,7 +135,7 @@ def test_a_refusal_says_what_would_fit(quantization: Quantization, free: float, 
 def test_a_refusal_names_a_short_context_that_would_fit() -> None:
     free = plan_memory(LLAMA_7B, HEADS_7B, "8bit", card(80), 800).total / 0.97
     memory = card(free / GB)
-    with pytest.raises(OutOfMemory, match=r"Try --quant 4bit or --context 768\.$"):
+    with pytest.raises(OutOfMemory, match=r"Try --quant 4bit, --kv-cache 8bit or --context 768\.$"):
         choose_plan("vicuna-7b", LLAMA_7B, HEADS_7B, "8bit", memory, None)
     assert choose_plan("vicuna-7b", LLAMA_7B, HEADS_7B, "8bit", memory, 768).context_length == 768
 
