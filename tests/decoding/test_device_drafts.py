@@ -35,6 +35,7 @@ class Base:
     is_4bit = False
 
     def __init__(self) -> None:
+        self.device = torch.device(DEVICE)
         self.embedding = tiny_llama().causal_lm.get_input_embeddings().weight.to(DEVICE, DTYPE)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:

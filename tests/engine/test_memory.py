@@ -120,7 +120,7 @@ def test_heads_are_counted_as_their_file_s_header_tells(tmp_path: Path) -> None:
     assert engine_memory._head_sizes(tmp_path / "own").lm_heads == 3 * 100 * 64
     PathHeads.fresh(2, 1, 32, 64, vocabulary=torch.arange(20)).save(tmp_path / "path")
     path = engine_memory._head_sizes(tmp_path / "path")
-    assert (path.layers, path.vocabulary, path.sees_path) == (64 * 128 + 64 * 32 + 2 * 64, 20, True)
+    assert (path.layers, path.vocabulary, path.kind) == (64 * 128 + 64 * 32 + 2 * 64, 20, "path")
 
 
 def test_what_was_planned_and_taken_is_kept_for_doctor(
