@@ -29,8 +29,9 @@ import torch
 import torch.nn.functional as F
 from torch import nn
 
+from medusa_chat.model.architecture import LLAMA_FAMILY
 from medusa_chat.model.attention import GROUPED_ATTENTION, KeyChunk, key_chunks, reproducible_attention
-from medusa_chat.model.base import LLAMA_FAMILY, BaseModel
+from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.linear import Linear, can_join, draft_linear, join, pack
 
