@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM
 
 from tests.training.chatty import VOCAB_SIZE, tiny_tokenizer
 
-CONTEXT, WINDOW, LONGROPE = 256, 16, 128
+CONTEXT, LONG_WINDOW, LONGROPE = 256, 160, 128
+WINDOW = 3  # shorter than a tree is deep
 _SIZES = {
     "vocab_size": VOCAB_SIZE,
     "hidden_size": 64,
@@ -60,10 +61,10 @@ EXACT: Mapping[str, Callable[[], Any]] = {
         "LlamaConfig", rope_parameters={"rope_type": "dynamic", "rope_theta": 10_000.0, "factor": 2.0}
     ),
     "mistral": _config("MistralConfig", sliding_window=None),
-    "mistral, windows": _config("MistralConfig", sliding_window=WINDOW),
+    "mistral, windows": _config("MistralConfig", sliding_window=LONG_WINDOW),
     "qwen2": _config("Qwen2Config"),
     "qwen2, windows": _config(
-        "Qwen2Config", use_sliding_window=True, sliding_window=WINDOW, max_window_layers=2
+        "Qwen2Config", use_sliding_window=True, sliding_window=LONG_WINDOW, max_window_layers=2
     ),
     "qwen3": _config("Qwen3Config", head_dim=16),
     "gemma": _config("GemmaConfig", head_dim=16),
@@ -87,7 +88,7 @@ EXACT: Mapping[str, Callable[[], Any]] = {
     "glm": _config("GlmConfig", head_dim=16),
     "glm4": _config("Glm4Config", head_dim=16),
     "gpt_neox": _config("GPTNeoXConfig"),
-    "ministral": _config("MinistralConfig", sliding_window=WINDOW, layer_types=_ALTERNATING),
+    "ministral": _config("MinistralConfig", head_dim=16, sliding_window=WINDOW, layer_types=_ALTERNATING),
     "smollm3": _config(
         "SmolLM3Config", use_sliding_window=True, sliding_window=WINDOW, layer_types=_ALTERNATING
     ),
@@ -95,7 +96,13 @@ EXACT: Mapping[str, Callable[[], Any]] = {
 # Those that run as transformers wrote them.
 AS_THEY_ARE: Mapping[str, Callable[[], Any]] = {
     "gemma2": _config("Gemma2Config", **_GEMMA),
-    "gemma3n": _config("Gemma3nTextConfig", **_GEMMA, num_kv_shared_layers=2, layer_types=_ALTERNATING),
+    "gemma3n": _config(
+        "Gemma3nTextConfig",
+        **_GEMMA,
+        vocab_size_per_layer_input=VOCAB_SIZE,
+        num_kv_shared_layers=2,
+        layer_types=_ALTERNATING,
+    ),
     "gpt2": _config("GPT2Config"),
     "gpt_oss": _config("GptOssConfig", sliding_window=WINDOW, rope_parameters=None, **_EXPERTS),
     "gptj": _config("GPTJConfig", rotary_dim=16),
@@ -107,7 +114,7 @@ AS_THEY_ARE: Mapping[str, Callable[[], Any]] = {
 # Those that can't work, by what is said of them; their configs tell.
 REFUSED: Mapping[str, tuple[Callable[[], Any], str]] = {
     "bart": (_config("BartConfig"), "read with an encoder"),
-    "bloom": (_config("BloomConfig"), "number no positions"),
+    "bloom": (transformers.BloomConfig, "number no positions"),
     "falcon, alibi": (_config("FalconConfig", alibi=True), "ALiBi"),
     "falcon_h1": (_config("FalconH1Config"), "layers of type hybrid"),
     "gpt_neo": (_config("GPTNeoConfig", attention_types=[[["global", "local"], 2]]), "count places"),
@@ -124,7 +131,7 @@ REFUSED: Mapping[str, tuple[Callable[[], Any], str]] = {
 FOUND_OUT: Mapping[str, tuple[Callable[[], Any], str]] = {
     "bert": (_config("BertConfig"), "something that is not known here"),
     "deepseek_v2": (_config("DeepseekV2Config"), "neither our masks nor our cache"),
-    "gemma4": (_config("Gemma4TextConfig", **_GEMMA), "KV heads of different shapes"),
+    "gemma4": (_config("Gemma4TextConfig", **_GEMMA, vocab_size_per_layer_input=VOCAB_SIZE), "KV heads of different shapes"),
     "hyperclovax": (_config("HyperCLOVAXConfig", logits_scaling=0.25), "something that is not known here"),
     "rwkv": (_config("RwkvConfig"), "branches of a tree apart"),
     "xlstm": (_config("xLSTMConfig"), "neither our masks nor our cache"),

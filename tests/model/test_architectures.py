@@ -15,6 +15,7 @@ drafts change nothing, or it is refused in a sentence. tests/model/families.py l
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -34,9 +35,9 @@ from tests.model.families import (
     CONTEXT,
     EXACT,
     FOUND_OUT,
+    LONG_WINDOW,
     LONGROPE,
     REFUSED,
-    WINDOW,
     random_causal_lm,
     save_family,
 )
@@ -45,8 +46,18 @@ from tests.model.test_verification import logits_by_tree_and_by_path
 CPU = torch.device("cpu")
 TREE = best_tree(published_paths(4), 14)
 WORKING = {**EXACT, **AS_THEY_ARE}
-SHORTER = {"mistral, windows": WINDOW, "qwen2, windows": WINDOW, "phi3, longrope": LONGROPE}
+SHORTER = {"mistral, windows": LONG_WINDOW, "qwen2, windows": LONG_WINDOW, "phi3, longrope": LONGROPE}
+OFTEN = {"llama", "mistral, windows", "qwen2", "qwen3", "gemma", "gemma2", "gemma3", "phi3, windows", "gpt2"}
 PROMPT = 100  # tokens: several windows
+
+
+@pytest.fixture(autouse=True, scope="module")
+def _one_thread() -> Iterator[None]:
+    """Two that share work this small wait for each other most of the time."""
+    num_threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(num_threads)
 
 
 @pytest.mark.parametrize("family", WORKING)
@@ -62,7 +73,7 @@ def test_logits_are_transformers_own_beyond_every_window(family: str) -> None:
         cache = base.new_cache()
         base.prefill(ids[:, :-1], cache)
         last = base.logits(base.forward(ids[:, -1:], cache)[0])
-    tolerance = 1e-5 * float(expected.abs().max())
+    tolerance = 1e-4 * float(expected.abs().max())
     torch.testing.assert_close(whole, expected, rtol=0, atol=tolerance)
     torch.testing.assert_close(last[0], expected[-1], rtol=0, atol=tolerance)
 
@@ -82,7 +93,7 @@ def test_tree_equals_paths_but_for_rounding(family: str) -> None:
     base = adopt_base_model(random_causal_lm(AS_THEY_ARE[family]()))
     assert base.config._attn_implementation == "eager"
     together, alone = logits_by_tree_and_by_path(base, PROMPT, TREE)
-    torch.testing.assert_close(together, alone, rtol=0, atol=1e-5 * float(alone.abs().max()))
+    torch.testing.assert_close(together, alone, rtol=0, atol=1e-4 * float(alone.abs().max()))
 
 
 def session_from(folder: Path, quantization: Quantization = "none", dtype: Any = "float32") -> Session:
@@ -92,23 +103,19 @@ def session_from(folder: Path, quantization: Quantization = "none", dtype: Any =
 
 
 def drafts_change_nothing(session: Session) -> None:
-    """Over two turns that leave every window behind, at temperature 0 and above, with drafts by lookup."""
+    """Over two turns that leave every short window behind, at temperature 0 and above; drafts are by lookup."""
     words = " ".join(f"w{12 + i % 7}" for i in range(40))
-    short = session.info.context_length < 100
-    turns = [Message("user", "What is it")] if short else [Message("user", words)]
-    turns += [Message("assistant", "w20 w21"), Message("user", "Why")]
-    max_tokens = 8 if session.info.context_length < 100 else 40
-    for temperature in (0.0, 0.7):
-        options = SamplingOptions(temperature=temperature, seed=5, max_tokens=max_tokens, tree_size=16)
-        for messages in (turns[:1], turns):
-            drafted, plain = (
-                _reply(session, messages, replace(options, drafting=drafting)) for drafting in (True, False)
-            )
-            assert [token for chunk in drafted for token in chunk.ids] == [
-                token for chunk in plain for token in chunk.ids
-            ]
-            assert {chunk.step.num_nodes for chunk in plain} <= {0, 1}
-            assert any(chunk.step.num_nodes > 1 for chunk in drafted) or len(plain) < 3
+    turns = [Message("user", words), Message("assistant", "w20 w21"), Message("user", "Why")]
+    for messages, temperature in ((turns[:1], 0.0), (turns, 0.0), (turns, 0.7)):
+        options = SamplingOptions(temperature=temperature, seed=5, max_tokens=24, tree_size=16)
+        drafted, plain = (
+            _reply(session, messages, replace(options, drafting=drafting)) for drafting in (True, False)
+        )
+        assert [token for chunk in drafted for token in chunk.ids] == [
+            token for chunk in plain for token in chunk.ids
+        ]
+        assert {chunk.step.num_nodes for chunk in plain} <= {0, 1}
+        assert any(chunk.step.num_nodes > 1 for chunk in drafted) or len(plain) < 3
 
 
 def _reply(session: Session, messages: list[Message], options: SamplingOptions) -> list[Chunk]:
@@ -116,13 +123,15 @@ def _reply(session: Session, messages: list[Message], options: SamplingOptions) 
     return [item for item in session.reply(messages) if isinstance(item, Chunk)]
 
 
-@pytest.mark.parametrize("family", WORKING)
+@pytest.mark.parametrize(
+    "family", [pytest.param(name, marks=[] if name in OFTEN else pytest.mark.slow) for name in WORKING]
+)
 def test_drafts_change_nothing_in_the_whole_engine(tmp_path: Path, family: str) -> None:
     drafts_change_nothing(session_from(save_family(tmp_path, WORKING[family]())))
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit"])
-@pytest.mark.parametrize("family", ["gemma3", "phi3, windows", "granite", "gpt_neox"])
+@pytest.mark.parametrize("family", ["gemma3", "phi3, windows"])
 def test_nor_in_4_and_8_bits(tmp_path: Path, family: str, quantization: Quantization) -> None:
     session = session_from(save_family(tmp_path, EXACT[family]()), quantization, "bfloat16")
     assert session.info.quantization == quantization
