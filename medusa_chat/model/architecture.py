@@ -1,10 +1,10 @@
-"""What a model's config tells before any weights are loaded: whether its drafts can be verified as a tree, how
-long a conversation may be, and how far back each of its layers sees.
+"""What a model's config tells before any weights are loaded: whether its drafts can be verified as a tree,
+how long a conversation may be, and how far back each of its layers sees.
 
-A row verified in a tree must depend on its position and on the rows it may see, and on nothing else. That rules
-out models that carry a state from token to token (Mamba, RWKV, the linear attention of newer hybrids) and those
-that tell where a token stands by its place in memory (ALiBi). What a config doesn't tell, check_trees_work in
-model/loading.py asks of the model itself.
+A row verified in a tree must depend on its position and on the rows it may see, and on nothing else. That
+rules out models that carry a state from token to token (Mamba, RWKV, the linear attention of newer hybrids)
+and those that tell where a token stands by its place in memory (ALiBi). What a config doesn't tell,
+check_trees_work in model/loading.py asks of the model itself.
 """
 
 from __future__ import annotations
@@ -28,8 +28,8 @@ _FULL, _SLIDING = "full_attention", "sliding_attention"
 
 @dataclass(frozen=True, slots=True)
 class Architecture:
-    """context_length: tokens a conversation may have. windows: for each type of attention layer that the model
-    has, how many tokens a row sees, itself and those before it; None: all.
+    """context_length: tokens a conversation may have. windows: for each type of attention layer that the
+    model has, how many tokens a row sees, itself and those before it; None: all.
     """
 
     context_length: int

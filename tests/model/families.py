@@ -131,7 +131,10 @@ REFUSED: Mapping[str, tuple[Callable[[], Any], str]] = {
 FOUND_OUT: Mapping[str, tuple[Callable[[], Any], str]] = {
     "bert": (_config("BertConfig"), "something that is not known here"),
     "deepseek_v2": (_config("DeepseekV2Config"), "neither our masks nor our cache"),
-    "gemma4": (_config("Gemma4TextConfig", **_GEMMA, vocab_size_per_layer_input=VOCAB_SIZE), "KV heads of different shapes"),
+    "gemma4": (
+        _config("Gemma4TextConfig", **_GEMMA, vocab_size_per_layer_input=VOCAB_SIZE),
+        "KV heads of different shapes",
+    ),
     "hyperclovax": (_config("HyperCLOVAXConfig", logits_scaling=0.25), "something that is not known here"),
     "rwkv": (_config("RwkvConfig"), "branches of a tree apart"),
     "xlstm": (_config("xLSTMConfig"), "neither our masks nor our cache"),

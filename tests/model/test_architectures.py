@@ -10,7 +10,8 @@ drafts change nothing, or it is refused in a sentence. tests/model/families.py l
   Mixtral, OPT, Qwen3 MoE;
 - refused before weights are loaded: encoders and decoders, ALiBi, state-space and linear attention, chunked
   attention, GPT-Neo's windows;
-- refused once loaded: multi-head latent attention (DeepSeek), Gemma 4's heads of two sizes, RWKV, xLSTM, BERT.
+- refused once loaded: multi-head latent attention (DeepSeek), Gemma 4's heads of two sizes, RWKV, xLSTM,
+  BERT, HyperCLOVA X.
 """
 
 from __future__ import annotations
@@ -103,7 +104,7 @@ def session_from(folder: Path, quantization: Quantization = "none", dtype: Any =
 
 
 def drafts_change_nothing(session: Session) -> None:
-    """Over two turns that leave every short window behind, at temperature 0 and above; drafts are by lookup."""
+    """Over two turns that leave every short window behind, cold and warm; drafts are by lookup."""
     words = " ".join(f"w{12 + i % 7}" for i in range(40))
     turns = [Message("user", words), Message("assistant", "w20 w21"), Message("user", "Why")]
     for messages, temperature in ((turns[:1], 0.0), (turns, 0.0), (turns, 0.7)):
