@@ -8,8 +8,11 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
+from transformers import AutoConfig
 
+from medusa_chat.errors import UnsupportedModel
 from medusa_chat.footprint import HALF, matrix_bytes
+from medusa_chat.model.architecture import LLAMA_FAMILY, architecture
 from medusa_chat.model.head_files import are_heads, build_heads, find_head_tensors
 from medusa_chat.model.head_layouts import LAYOUTS
 from medusa_chat.model.head_tensors import HeadTensors
@@ -95,9 +98,26 @@ def _describe_base(source: Path) -> Report | None:
         "hidden_size": text.get("hidden_size"),
         "vocabulary": text.get("vocab_size"),
         "context": text.get("max_position_embeddings"),
+        **_how_it_runs(folder),
         "dtype": _dtypes(tensors),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "memory_bytes": _memory(tensors, is_quantised="quantization_config" in config),
+    }
+
+
+def _how_it_runs(folder: Path) -> Report:
+    """As far as the config tells: `decoder`, `windows` and `longest_conversation`, or `refused` and why."""
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        limits = architecture(config)
+    except UnsupportedModel as error:
+        return {"refused": str(error)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"refused": "This kind of model is not known here."}
+    return {
+        "longest_conversation": limits.context_length,
+        "windows": {kind: window for kind, window in limits.windows.items() if window is not None},
+        "decoder": "our own" if config.model_type in LLAMA_FAMILY else "transformers'",
     }
 
 
