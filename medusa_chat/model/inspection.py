@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, get_args
 
 import torch
-from transformers import AutoConfig
 
 from medusa_chat.errors import UnsupportedModel
 from medusa_chat.footprint import HALF, matrix_bytes
@@ -106,7 +105,11 @@ def _describe_base(source: Path) -> Report | None:
 
 
 def _how_it_runs(folder: Path) -> Report:
-    """As far as the config tells: `decoder`, `windows` and `longest_conversation`, or `refused` and why."""
+    """As far as the config tells: `decoder`, `windows`, and `longest_conversation` where that is less than
+    the context; or why it is `refused`.
+    """
+    from transformers import AutoConfig  # it takes a second, which heads don't need
+
     try:
         config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
         limits = architecture(config)
@@ -114,8 +117,9 @@ def _how_it_runs(folder: Path) -> Report:
         return {"refused": str(error)}
     except (OSError, ValueError, KeyError, TypeError):
         return {"refused": "This kind of model is not known here."}
+    context: int = config.get_text_config().max_position_embeddings
     return {
-        "longest_conversation": limits.context_length,
+        "longest_conversation": limits.context_length if limits.context_length < context else None,
         "windows": {kind: window for kind, window in limits.windows.items() if window is not None},
         "decoder": "our own" if config.model_type in LLAMA_FAMILY else "transformers'",
     }
