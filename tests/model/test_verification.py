@@ -90,5 +90,5 @@ def test_a_model_that_ignores_the_mask_is_refused(monkeypatch: pytest.MonkeyPatc
     base = tiny_llama(attention="eager")
     check_trees_work(base)
     monkeypatch.setattr(base, "_mask", lambda positions, visible, num_cached: None)
-    with pytest.raises(UnsupportedModel, match="don't keep the branches of a tree apart"):
+    with pytest.raises(UnsupportedModel, match="can't verify a draft tree"):
         check_trees_work(base)
