@@ -10,7 +10,7 @@ from medusa_chat.records import KVPrecision, Quantization
 # What a weight takes in memory; 4 bits have their scales beside them.
 BYTES_PER_WEIGHT: Mapping[Quantization, float] = {"4bit": 0.56, "8bit": 1.0, "none": 2.0}
 HALF = 2  # bytes of a number in 16 bits
-# Model types that run in decoders of our own, for their attention is exactly softmax(scale · QK^T + mask)V.
+# Model types that decoders of our own run: model/lean.py and model/fused.py.
 LLAMA_FAMILY = frozenset({"llama", "mistral", "qwen2", "qwen3"})
 _NF4_BLOCK = 64  # weights to a scale
 _SCALE = 4  # bytes; a row of the KV cache in 8 bits has one too

@@ -98,9 +98,10 @@ def sizes_about(num_weights: int, kv_bytes: int, context: int | None) -> ModelSi
 
 
 def own_context(told: Callable[[str], Any]) -> int | None:
-    """Tokens a conversation may have, by what a transformers config tells. Within its window a sliding-window
-    model is a plain one; beyond it our mask would be wrong.
+    """Tokens a conversation may have, by what a config file tells; model/architecture.py asks transformers'
+    own config. Our own decoders stay within a sliding window.
     """
     longest: int | None = told("max_position_embeddings")
-    window: int | None = told("sliding_window") if told("use_sliding_window") is not False else None
+    slides = told("model_type") in LLAMA_FAMILY and told("use_sliding_window") is not False
+    window: int | None = told("sliding_window") if slides else None
     return None if longest is None else min(longest, window or longest)

@@ -12,8 +12,10 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import save_file
 
 from medusa_chat import cli
+from tests.model.families import EXACT, LONG_WINDOW, REFUSED, WINDOW
 from tests.model.layouts import KnownHeads, write_a, write_b, write_c, write_d, write_e
 from tests.model.test_head_layouts import Bomb
 from tests.tiny import tiny_llama
@@ -234,3 +236,22 @@ def test_a_model_on_the_hub_tells_before_it_is_fetched_what_it_takes(capsys: Cap
     assert "3.77 GB at --quant 4bit" in printed
     assert "medusa-chat pull vicuna-7b" in printed
     assert report("me/mine", capsys)["model"]["memory_bytes"] is None
+
+
+def test_how_a_model_will_run(tmp_path: Path, capsys: Capture) -> None:
+    """What the config tells; weights of any name do."""
+
+    def base(name: str, config: Any) -> dict[str, Any]:
+        config.save_pretrained(tmp_path / name)
+        save_file({"a": torch.zeros(1)}, tmp_path / name / "model.safetensors")
+        found: dict[str, Any] = report(tmp_path / name, capsys)["base"]
+        return {key: found.get(key) for key in ("decoder", "windows", "longest_conversation", "refused")}
+
+    window = {"sliding_attention": WINDOW}
+    gemma = {"decoder": "transformers'", "windows": window, "longest_conversation": None, "refused": None}
+    assert base("gemma3", EXACT["gemma3"]()) == gemma
+    mistral = {"decoder": "our own", "windows": {}, "longest_conversation": LONG_WINDOW, "refused": None}
+    assert base("mistral", EXACT["mistral, windows"]()) == mistral
+    assert "linear_attention" in base("mamba", REFUSED["mamba"][0]())["refused"]
+    assert inspect(tmp_path / "gemma3") == 0
+    assert "windows              3 tokens in layers of type sliding_attention" in capsys.readouterr().out

@@ -110,7 +110,8 @@ def test_a_context_that_is_asked_for_is_had_or_refused() -> None:
     assert chosen("4bit", 16, 8192).context_length == 4096  # at most the model's own
     assert chosen("4bit", 12, 512).context_length == 512
     fitting = chosen("4bit", 12).context_length
-    with pytest.raises(OutOfMemory, match=rf"with 4,096 tokens of context.* Try --kv-cache 8bit or --context {fitting}\.$"):
+    advice = rf"with 4,096 tokens of context.* Try --kv-cache 8bit or --context {fitting}\.$"
+    with pytest.raises(OutOfMemory, match=advice):
         chosen("4bit", 12, 4096)
 
 
@@ -146,14 +147,18 @@ def test_on_a_cpu_no_other_device_is_advised() -> None:
         choose_plan("m", LLAMA_7B, None, "4bit", memory, None)
 
 
+MISTRAL = {"model_type": "mistral", "max_position_embeddings": 100}
+
+
 @pytest.mark.parametrize(
     ("config", "length"),
     [
         ({}, None),
         ({"max_position_embeddings": 100}, 100),
-        ({"max_position_embeddings": 100, "sliding_window": 50}, 50),
-        ({"max_position_embeddings": 100, "sliding_window": None}, 100),
-        ({"max_position_embeddings": 100, "sliding_window": 50, "use_sliding_window": False}, 100),
+        ({**MISTRAL, "sliding_window": 50}, 50),
+        ({**MISTRAL, "sliding_window": None}, 100),
+        ({**MISTRAL, "sliding_window": 50, "use_sliding_window": False}, 100),
+        ({**MISTRAL, "model_type": "gemma2", "sliding_window": 50}, 100),
     ],
 )
 def test_a_model_s_own_context(config: dict[str, object], length: int | None) -> None:

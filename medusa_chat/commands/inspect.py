@@ -129,6 +129,8 @@ def _words(key: str, value: Any) -> list[str]:
             return [f"{_size(value)} in 16 bits"]
         case "fits", _:
             return [_fits(value)]
+        case "windows", _:
+            return [f"{window:,} tokens in layers of type {kind}" for kind, window in value.items()]
         case "tensors", _:
             return [f"{name} {shape}" for name, shape in value.items()]
         case _, list():

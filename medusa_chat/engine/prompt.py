@@ -69,26 +69,45 @@ class Prompter:
     def _template(self, messages: Sequence[Message]) -> list[int]:
         if self._tokenizer.chat_template is None:
             raise UnsupportedModel(
-                "This model's tokenizer has no chat template, so it can't hold a conversation; "
-                "choose a chat or instruct model."
+                "This model's tokenizer has no chat template, so it can't hold a conversation; choose a "
+                "chat or instruct model, or name a template for it with chat_template in models.toml."
             )
-        try:
-            return self._apply_template(messages)
-        except TemplateError as error:
-            merged = _without_system_role(messages)
-            if merged == messages:
-                raise UnsupportedModel(
-                    f"This model's chat template refuses the conversation: {error}. Start a new one."
-                ) from error
-            return self._template(merged)
+        text = self._begun(messages) if messages[-1].role == "assistant" else self._text(messages)
+        return list(self._tokenizer(text, add_special_tokens=False)["input_ids"])  # the template has them
 
-    def _apply_template(self, messages: Sequence[Message]) -> list[int]:
+    def _begun(self, messages: Sequence[Message]) -> str:
+        """With a reply to go on with, behind the same prompt that it was begun behind. Rendered as a message
+        it would be trimmed by some templates, and given an empty thought by others.
+        """
+        prompt, reply = self._text(messages[:-1]), messages[-1].content
+        # Llama 2's and Vicuna's put a blank before an answer, which their tokenizers don't give back.
+        lacks_blank = not reply[:1].isspace() and self._text(messages).startswith(prompt + " ")
+        return prompt + " " * lacks_blank + reply
+
+    def _text(self, messages: Sequence[Message]) -> str:
+        """The conversation as the template has it, changed no more than the template demands."""
+        joined = _in_turns(messages)
+        folded = _in_turns(_without_system_role(messages))
+        refusal: TemplateError | None = None
+        for turns in (messages, joined, folded):
+            try:
+                text = self._apply_template(turns)
+            except TemplateError as error:
+                refusal = error
+                continue
+            # Some templates leave out a system prompt without a word.
+            if turns is folded or messages[0].role != "system" or messages[0].content.strip() in text:
+                return text
+        raise UnsupportedModel(
+            f"This model's chat template refuses the conversation: {refusal}. Start a new one."
+        ) from refusal
+
+    def _apply_template(self, messages: Sequence[Message]) -> str:
         conversation = [{"role": message.role, "content": message.content} for message in messages]
-        goes_on = messages[-1].role == "assistant"
-        encoded = self._tokenizer.apply_chat_template(
-            conversation, add_generation_prompt=not goes_on, continue_final_message=goes_on, return_dict=True
+        text: str = self._tokenizer.apply_chat_template(
+            conversation, add_generation_prompt=messages[-1].role != "assistant", tokenize=False
         )
-        return list(encoded["input_ids"])
+        return text
 
 
 def _first_to_go(messages: Sequence[Message], policy: ContextPolicy) -> int | None:
@@ -101,6 +120,18 @@ def _first_to_go(messages: Sequence[Message], policy: ContextPolicy) -> int | No
         # The first question and its answer stay: to go, a turn must begin after them.
         places = [i for i in places if messages[i].role == "user"][1:]
     return places[0] if places else None
+
+
+def _in_turns(messages: Sequence[Message]) -> list[Message]:
+    """Messages of one role in a row as one, for templates that want them to take turns: a question may have
+    stayed without an answer.
+    """
+    turns: list[Message] = []
+    for message in messages:
+        if turns and turns[-1].role == message.role:
+            message = Message(message.role, f"{turns.pop().content}\n\n{message.content}")
+        turns.append(message)
+    return turns
 
 
 def _without_system_role(messages: Sequence[Message]) -> Sequence[Message]:

@@ -36,17 +36,25 @@ def grouped_attention(
     attention_mask: torch.Tensor | None,
     scaling: float | None = None,
     position_ids: torch.Tensor | None = None,
+    sliding_window: int | None = None,
     **_: Any,
 ) -> tuple[torch.Tensor, None]:
     """transformers' attention signature: query (B, H, N, d), key and value (B, G, S, d) with H a multiple
-    of G, additive mask (1, 1, N, S), or None for one row that sees everything and for whole sequences.
-    Returns (B, N, H, d), None.
+    of G, additive mask (1, 1, N, S), or None for one row that sees everything and for whole sequences, of
+    which each row sees the last sliding_window. Returns (B, N, H, d), None.
     """
     batch, num_heads, num_rows, head_dim = query.shape
     num_kv_heads = key.shape[1]
     if attention_mask is None and num_rows > 1:
+        band = _band(num_rows, sliding_window, query.device)
         whole = F.scaled_dot_product_attention(
-            query, key, value, is_causal=True, scale=scaling, enable_gqa=num_kv_heads < num_heads
+            query,
+            key,
+            value,
+            attn_mask=band,
+            is_causal=band is None,
+            scale=scaling,
+            enable_gqa=num_kv_heads < num_heads,
         )
         return whole.transpose(1, 2), None
     group = num_heads // num_kv_heads
@@ -65,6 +73,13 @@ def grouped_attention(
     else:
         out = F.scaled_dot_product_attention(rows, key, value, attn_mask=attention_mask, scale=scaling)
     return out.reshape(batch, num_heads, num_rows, head_dim).transpose(1, 2), None
+
+
+def _band(num_rows: int, window: int | None, device: torch.device) -> torch.Tensor | None:
+    """(N, N) bool: the last `window` rows up to each; None where all rows up to each are."""
+    if window is None or window >= num_rows:
+        return None
+    return torch.ones(num_rows, num_rows, dtype=torch.bool, device=device).tril().triu(1 - window)
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Callable
 from typing import Any
 
@@ -10,10 +11,9 @@ import torch
 import torch.nn.functional as F
 
 from medusa_chat.decoder_memory import SPARE_ROWS
-from medusa_chat.errors import UnsupportedModel
+from medusa_chat.model.architecture import architecture
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.cache import KVCache
-from medusa_chat.model_sizes import own_context
 from medusa_chat.records import KVPrecision
 
 _PREFILL_CHUNK = 512
@@ -36,13 +36,14 @@ class BaseModel:
         self.vocab_size: int = causal_lm.get_output_embeddings().weight.shape[0]
         self.dtype: torch.dtype = causal_lm.get_input_embeddings().weight.dtype
         self.device: torch.device = causal_lm.get_input_embeddings().weight.device
-        self.context_length = _context_length(config)
+        limits = architecture(causal_lm.config)
+        self.context_length = limits.context_length
+        self._windows = limits.windows
+        # transformers 5.17 calls it by the second name, 5.40 no longer will.
+        arguments = inspect.signature(causal_lm.get_decoder().forward).parameters
+        self._cache_argument = "cache" if "cache" in arguments else "past_key_values"
         self._softcap: float | None = getattr(config, "final_logit_softcapping", None)
-        for attribute in ("logit_scale", "logits_scaling"):
-            if getattr(config, attribute, None) not in (None, 1, 1.0):
-                raise UnsupportedModel(
-                    f"{config.model_type} models scale their logits ({attribute}), which is not supported."
-                )
+        self._logit_scale = _logit_scale(config)
 
     @property
     def num_bytes(self) -> int:
@@ -57,9 +58,14 @@ class BaseModel:
 
     @property
     def fingerprint(self) -> str:
-        """Tells base models apart, however quantised: the final norm's weights always stay whole."""
-        norm = next(m for n, m in reversed(list(self.causal_lm.named_modules())) if n.endswith("norm"))
-        return hashlib.sha256(norm.weight.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]
+        """Tells base models apart, however quantised: the final norm's weights always stay whole, as do those
+        of the embedding, for the few models whose norms have none.
+        """
+        embedding: torch.Tensor = self.causal_lm.get_input_embeddings().weight
+        weights = (getattr(module, "weight", None) for module in self.causal_lm.get_decoder().modules())
+        norms = [weight for weight in weights if weight is not None and weight.ndim == 1]
+        weight = norms[-1] if norms else embedding
+        return hashlib.sha256(weight.detach().float().cpu().numpy().tobytes()).hexdigest()[:16]
 
     @property
     def adapter(self) -> str | None:
@@ -90,9 +96,9 @@ class BaseModel:
         output = self.causal_lm.get_decoder()(
             input_ids=ids,
             position_ids=positions.expand(ids.shape[0], -1),
-            attention_mask=self._mask(visible, cache.length),
-            past_key_values=cache,
+            attention_mask=self._mask(positions, visible, cache.length),
             use_cache=True,
+            **{self._cache_argument: cache},
         )
         return output.last_hidden_state[:, :num_rows]  # type: ignore[no-any-return]
 
@@ -117,6 +123,8 @@ class BaseModel:
         extra = self._num_extra(num_rows)
         hidden = F.pad(hidden, (0, 0, 0, extra)) if extra else hidden
         logits = self._head_logits(hidden)[..., :num_rows, :]
+        if self._logit_scale != 1.0:
+            logits = logits * self._logit_scale
         if self._softcap is not None:
             logits = torch.tanh(logits / self._softcap) * self._softcap
         return logits
@@ -133,7 +141,9 @@ class BaseModel:
         if vocabulary is None:
             return self.logits
         rows = self.lm_head_weight[vocabulary]  # (V', D)
-        return lambda hidden: F.linear(hidden, rows)
+        bias: torch.Tensor | None = self.causal_lm.get_output_embeddings().bias
+        some = None if bias is None else bias[vocabulary]
+        return lambda hidden: F.linear(hidden, rows, some)
 
     def _whole_rows(
         self,
@@ -169,22 +179,36 @@ class BaseModel:
         """Rows to add so that each row's bits don't depend on how many there are."""
         return -num_rows % _CPU_ROWS if self._reproducible else 0
 
-    def _mask(self, visible: torch.Tensor, num_cached: int) -> torch.Tensor | None:
+    def _mask(
+        self, positions: torch.Tensor, visible: torch.Tensor, num_cached: int
+    ) -> torch.Tensor | dict[str, torch.Tensor | None] | None:
+        """As transformers takes it: one mask for all layers, or for each type of layer its own."""
+        masks = {
+            kind: self._mask_within(window, positions, visible, num_cached)
+            for kind, window in self._windows.items()
+        }
+        return masks if len(masks) > 1 else next(iter(masks.values()))
+
+    def _mask_within(
+        self, window: int | None, positions: torch.Tensor, visible: torch.Tensor, num_cached: int
+    ) -> torch.Tensor | None:
         """Additive mask (1, 1, N, T + N), or None where our own attention needs none."""
         num_rows = len(visible)
-        if num_rows == 1 and self.config._attn_implementation == GROUPED_ATTENTION:
+        if num_rows == 1 and window is None and self.config._attn_implementation == GROUPED_ATTENTION:
             return None
+        lowest = torch.finfo(self.dtype).min
         mask = torch.zeros(num_rows, num_cached + num_rows, dtype=self.dtype, device=self.device)
-        mask[:, num_cached:].masked_fill_(~visible, torch.finfo(self.dtype).min)
+        mask[:, num_cached:].masked_fill_(~visible, lowest)
+        if window is not None and window < num_cached + num_rows:
+            # Rows of the cache are at the positions of their places, nodes of a tree are not.
+            cached = torch.arange(num_cached, device=self.device)
+            of_keys = torch.cat([cached, positions])  # (T + N,)
+            mask.masked_fill_(of_keys <= positions[:, None] - window, lowest)
         return mask[None, None]
 
 
-def _context_length(config: Any) -> int:
-    """Tokens a conversation may have. Raises UnsupportedModel for a model without positions."""
-    own = own_context(lambda key: getattr(config, key, None))
-    if own is None:
-        raise UnsupportedModel(
-            f"{config.model_type} models number no positions, so they can't verify a draft tree; "
-            "choose a model of another architecture."
-        )
-    return own
+def _logit_scale(config: Any) -> float:
+    """What logits are multiplied with: Cohere's logit_scale, Granite's logits_scaling divides."""
+    factor = getattr(config, "logit_scale", None) or 1.0
+    divisor = getattr(config, "logits_scaling", None) or 1.0
+    return float(factor / divisor)

@@ -10,7 +10,9 @@ from typing import Any, get_args
 import torch
 
 from medusa_chat.checkpoints.weight_names import MODEL_FILES
-from medusa_chat.footprint import HALF, text_config
+from medusa_chat.errors import UnsupportedModel
+from medusa_chat.footprint import HALF, LLAMA_FAMILY, text_config
+from medusa_chat.model.architecture import architecture
 from medusa_chat.model.head_files import are_heads, build_heads, find_head_tensors
 from medusa_chat.model.head_layouts import LAYOUTS
 from medusa_chat.model.head_tensors import HeadTensors
@@ -90,9 +92,31 @@ def _describe_base(source: Path) -> Report | None:
         "hidden_size": text.get("hidden_size"),
         "vocabulary": text.get("vocab_size"),
         "context": text.get("max_position_embeddings"),
+        **_how_it_runs(folder),
         "dtype": _dtypes(tensors),
         "parameters": sum(tensor.numel() for tensor in tensors.values()),
         "memory_bytes": _memory(config, tensors),
+    }
+
+
+def _how_it_runs(folder: Path) -> Report:
+    """As far as the config tells: `decoder`, `windows`, and `longest_conversation` where that is less than
+    the context; or why it is `refused`.
+    """
+    from transformers import AutoConfig  # it takes a second, which heads don't need
+
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+        limits = architecture(config)
+    except UnsupportedModel as error:
+        return {"refused": str(error)}
+    except (OSError, ValueError, KeyError, TypeError):
+        return {"refused": "This kind of model is not known here."}
+    context: int = config.get_text_config().max_position_embeddings
+    return {
+        "longest_conversation": limits.context_length if limits.context_length < context else None,
+        "windows": {kind: window for kind, window in limits.windows.items() if window is not None},
+        "decoder": "our own" if config.model_type in LLAMA_FAMILY else "transformers'",
     }
 
 

@@ -18,6 +18,7 @@ from transformers.utils import CONFIG_NAME
 from medusa_chat.checkpoints.quantised import copy_of
 from medusa_chat.errors import CheckpointError, OutOfMemory, UnsupportedModel
 from medusa_chat.footprint import LLAMA_FAMILY
+from medusa_chat.model.architecture import PLAIN_ATTENTION
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.keeping import OnProgress, keep, read_kept
@@ -102,7 +103,7 @@ def adopt_base_model(causal_lm: Any) -> BaseModel:
     """Of a transformers model in memory, which no longer learns. Raises UnsupportedModel if it can't verify
     trees.
     """
-    if causal_lm.config.model_type in LLAMA_FAMILY:
+    if causal_lm.config.model_type in PLAIN_ATTENTION:
         causal_lm.set_attn_implementation(GROUPED_ATTENTION)
     base = BaseModel(causal_lm.requires_grad_(False))
     if causal_lm.config.model_type not in LLAMA_FAMILY:
@@ -127,10 +128,12 @@ def silence_libraries() -> None:
 
 @torch.inference_mode()
 def check_trees_work(base: BaseModel) -> None:
-    """Raises UnsupportedModel unless two branches verified in one tree give what each gives alone.
+    """Raises UnsupportedModel unless two branches verified in one tree give what each gives alone, and what
+    transformers gives by itself.
 
     Architectures outside the Llama family are taken as they come; one that ignores a 4-D mask or our
-    cache would silently answer wrongly, so it is asked first.
+    cache, or does something to its logits that we don't know of, would silently answer wrongly, so it is
+    asked first.
     """
     ids = torch.arange(3, 7, device=base.device)[None]  # (1, 4): a root, two siblings, a child of the second
     positions = torch.tensor([0, 1, 1, 2], device=base.device)
@@ -140,17 +143,20 @@ def check_trees_work(base: BaseModel) -> None:
     try:
         tree = base.logits(base.forward(ids, base.new_cache(16), positions, visible)[0, 3:]).float()
         path = base.logits(base.forward(ids[:, [0, 2, 3]], base.new_cache(16))[0, 2:]).float()
-    except (TypeError, AttributeError, RuntimeError, ValueError, IndexError) as error:
-        raise _no_trees(base) from error
-    tolerance = 1e-3 if base.dtype == torch.float32 else 5e-2
-    if not torch.allclose(tree, path, atol=tolerance * float(path.abs().max()), rtol=0):
-        raise _no_trees(base)
+        alone = base.causal_lm(input_ids=ids[:, [0, 2, 3]], use_cache=False).logits[0, 2:].float()
+    except (TypeError, AttributeError, RuntimeError, ValueError, LookupError) as error:
+        raise _no_trees(base, "take neither our masks nor our cache") from error
+    tolerance = float(alone.abs().max()) * (1e-3 if base.dtype == torch.float32 else 5e-2)
+    if not torch.allclose(tree, path, atol=tolerance, rtol=0):
+        raise _no_trees(base, "don't keep the branches of a tree apart")
+    if not torch.allclose(path, alone, atol=tolerance, rtol=0):
+        raise _no_trees(base, "compute something that is not known here")
 
 
-def _no_trees(base: BaseModel) -> UnsupportedModel:
+def _no_trees(base: BaseModel, what_they_do: str) -> UnsupportedModel:
     return UnsupportedModel(
-        f"{base.config.model_type} models can't verify a draft tree (their attention takes no 4-D mask); "
-        "choose a model of another architecture."
+        f"{base.config.model_type} models can't verify a draft tree: they {what_they_do}. "
+        "Choose a model of another architecture."
     )
 
 

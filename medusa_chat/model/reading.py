@@ -9,7 +9,7 @@ import torch
 from transformers import AutoConfig, AutoModelForCausalLM, GenerationConfig
 from transformers.utils import CONFIG_NAME, GENERATION_CONFIG_NAME
 
-from medusa_chat.footprint import LLAMA_FAMILY
+from medusa_chat.model.architecture import PLAIN_ATTENTION, architecture
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.weight_files import unread_model
 
@@ -20,9 +20,11 @@ def read_model(
     """weights: the folder to read. base: the checkpoint that they are of, the same folder or that which they
     were quantised from. quantization_config: how to quantise them as they are read; None to leave them be.
 
-    Raises CheckpointError for damaged files, and whatever transformers and torch raise.
+    Raises UnsupportedModel, before any weights are read, for a model that can't verify a draft tree;
+    CheckpointError for damaged files, and whatever transformers and torch raise.
     """
     config = AutoConfig.from_pretrained(weights, trust_remote_code=False)
+    architecture(config)
     with torch.device("meta"):
         outline = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
     # Given a folder it would map whole files, and hold in memory what it has read of them until the end.
@@ -33,7 +35,7 @@ def read_model(
         generation_config=_read_generation_config(base),
         dtype=dtype,
         device_map={"": device},
-        attn_implementation=GROUPED_ATTENTION if config.model_type in LLAMA_FAMILY else "eager",
+        attn_implementation=GROUPED_ATTENTION if config.model_type in PLAIN_ATTENTION else "eager",
         quantization_config=quantization_config,
     )
     causal_lm.name_or_path = causal_lm.config.name_or_path = str(base)

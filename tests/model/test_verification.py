@@ -95,6 +95,6 @@ def test_prefill_in_chunks_equals_one_forward() -> None:
 def test_a_model_that_ignores_the_mask_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
     base = tiny_llama(attention="eager")
     check_trees_work(base)
-    monkeypatch.setattr(base, "_mask", lambda visible, num_cached: None)
+    monkeypatch.setattr(base, "_mask", lambda positions, visible, num_cached: None)
     with pytest.raises(UnsupportedModel, match="can't verify a draft tree"):
         check_trees_work(base)
