@@ -78,7 +78,7 @@ def sizes_of_heads(heads: MedusaHeads) -> HeadSizes:
         sum(weight.numel() for weight in heads.parameters()) - own,
         own,
         0 if heads.vocabulary is None else len(heads.vocabulary),
-        heads.sees_path,
+        heads.kind,
     )
 
 
@@ -180,11 +180,11 @@ def test_a_cache_shrinks_by_way_of_the_host() -> None:
     with torch.inference_mode():
         cache = base.new_cache()
         base.prefill(torch.arange(1500, device=CUDA)[None], cache)
-        rows = cache.store[..., :1500, :].clone()
+        rows = cache.store.numbers[..., :1500, :].clone()
         before = torch.cuda.memory_allocated()
         taken = cache.num_bytes
         cache.shrink(2048)
         assert taken - cache.num_bytes == taken * (CONTEXT + 128 - 2048) // (CONTEXT + 128)
         assert torch.cuda.memory_allocated() <= before - (taken - cache.num_bytes) + 2**20
         base.prefill(torch.arange(10, device=CUDA)[None], cache)
-        assert torch.equal(cache.store[..., :1500, :], rows)
+        assert torch.equal(cache.store.numbers[..., :1500, :], rows)
