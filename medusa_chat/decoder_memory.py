@@ -24,6 +24,7 @@ _FUSED_PREFILL = 128  # rows at once
 _PREFILL = 512
 _CUBLAS = 2 * 33_554_432  # its workspaces, of two streams
 _PACKING = 5  # times the codes of the largest product, while they are laid out for the kernels
+_PACKING_HEADS = 20 * 2048  # rows at once, of heads that come in 16 bits (model/packed.py)
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,19 +97,20 @@ class _FusedDecoder(Decoder):
     """On a GPU, in our own kernels and CUDA graphs."""
 
     def weights(self, quantization: Quantization) -> int:
-        return self.model.weights_bytes(quantization, HALF, _BLOCK_K)
+        return self.model.weights_bytes(quantization, HALF, _BLOCK_K, HALF)
 
     def table(self, context_length: int) -> int:
         return (context_length + _TREE_ROWS) * self.model.head_dim * _FLOAT
 
     def heads(self, heads: HeadSizes, quantization: Quantization) -> int:
         # The paper's are held in 4 bits, and path heads beside a base of 4 bits too.
-        own = matrix_bytes(heads.lm_heads // _BLOCK_K, _BLOCK_K, "4bit")
+        def held(numbers: int, kind: Quantization) -> int:
+            return matrix_bytes(numbers // _BLOCK_K, _BLOCK_K, kind, HALF, HALF)
+
         kind: Quantization = "4bit" if quantization == "4bit" else "none"
         of_layers: Quantization = {"block": "4bit", "path": kind}.get(heads.kind, "none")
-        layers = matrix_bytes(heads.layers // _BLOCK_K, _BLOCK_K, of_layers)
-        of_vocabulary = 0 if heads.lm_heads else matrix_bytes(heads.vocabulary, self.model.hidden, kind)
-        return layers + own + of_vocabulary
+        of_vocabulary = 0 if heads.lm_heads else heads.vocabulary * self.model.hidden
+        return held(heads.layers, of_layers) + held(heads.lm_heads, "4bit") + held(of_vocabulary, kind)
 
     def workspace(self, context_length: int) -> int:
         eager = self._rows(_FUSED_PREFILL) + self._parts(2 * _FUSED_PREFILL, context_length)
@@ -116,9 +118,10 @@ class _FusedDecoder(Decoder):
         return eager + graphs + _CUBLAS
 
     def packing(self, quantization: Quantization) -> int:
-        """Of the gate and up projections, which are one product."""
+        """Of the gate and up projections, which are one product, or of some rows of the heads."""
         codes = 2 * self.model.inner * self.model.hidden
-        return {"4bit": _PACKING * codes, "8bit": codes, "none": HALF * codes}[quantization]
+        product = {"4bit": _PACKING * codes, "8bit": codes, "none": HALF * codes}[quantization]
+        return max(product, _PACKING_HEADS * self.model.hidden)
 
     def _rows(self, count: int) -> int:
         """Of so many rows at the widest place: a layer's partial sums, or logits and their sum."""

@@ -21,8 +21,8 @@ STEP = 256  # tokens to which the length of a context is rounded
 LEAST_COMFORT = 1024  # tokens; a shorter context is only taken if it is asked for
 # What this program takes before it computes anything: of a GPU the driver's part, of a host's memory Python
 # and its libraries. Then what the driver takes for kernels and graphs.
-STARTED: Mapping[str, int] = {"cuda": 470_000_000, "cpu": 280_000_000}
-_GPU_KERNELS = 90_000_000
+STARTED: Mapping[str, int] = {"cuda": 520_000_000, "cpu": 280_000_000}
+_GPU_KERNELS = 200_000_000
 
 _USABLE = 0.97  # of what is free: allocators leave gaps, and others want memory too
 _MOST_UNKNOWN = 300_000_000  # workspace, of a model of which only the number of weights is known

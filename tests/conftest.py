@@ -13,6 +13,7 @@ from huggingface_hub import constants
 # Without a GPU Triton interprets its kernels, if told so before they are defined.
 if not torch.cuda.is_available():
     os.environ.setdefault("TRITON_INTERPRET", "1")
+os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")  # as cli.py sets it
 
 from medusa_chat import checkpoints, paths
 from medusa_chat.registry import resolve

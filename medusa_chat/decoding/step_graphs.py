@@ -18,6 +18,7 @@ import torch
 from medusa_chat.decoding.device_drafts import draft_on_device
 from medusa_chat.decoding.draft import Candidates, Draft
 from medusa_chat.decoding.generate import Context, Step
+from medusa_chat.decoding.growth import Growth
 from medusa_chat.decoding.lookup import Chain, look_up
 from medusa_chat.decoding.origins import origins_by_depth
 from medusa_chat.decoding.planning import TREE_SIZES, Plan, plain_plan
@@ -41,7 +42,7 @@ _SLACK = 4 * _LEVELS  # places that steps under way may reach beyond what the ho
 @dataclass(frozen=True, slots=True)
 class _Launched:
     """A step under way. Once the event has passed, result holds on the host: how many tokens, the tokens,
-    and, or nothing, how many were to be expected of each of TREE_SIZES and of this step's draft, and its
+    and, or nothing, how many were to be expected of each of the sizes and of this step's draft, and its
     depth.
     """
 
@@ -50,6 +51,7 @@ class _Launched:
     result: torch.Tensor  # (1 + W + sizes + 1,) float64, pinned
     num_places: int  # W
     num_heads: int  # that may have drafted
+    sizes: tuple[int, ...]
 
     def read(self, seconds: Callable[[], float]) -> Step:
         """Waits for the step's tokens: the drafts kept and the next root."""
@@ -65,7 +67,7 @@ class _Launched:
             seconds(),
             min(int(depth), self.num_heads),
             hopes[-1] if hopes else None,
-            dict(zip(TREE_SIZES, hopes, strict=False)) if hopes else None,
+            dict(zip(self.sizes, hopes, strict=False)) if hopes else None,
         )
 
 
@@ -150,7 +152,7 @@ class StepGraphs:
         done = torch.cuda.Event()  # type: ignore[no-untyped-call]
         done.record()
         frame = plan.candidates
-        return _Launched(num_nodes, done, pinned, frame.max_depth + 1, frame.num_heads)
+        return _Launched(num_nodes, done, pinned, frame.max_depth + 1, frame.num_heads, _sizes_of(frame))
 
     def _graph(self, plan: Plan, cache: KVCache) -> tuple[torch.cuda.CUDAGraph, torch.Tensor]:
         if self._store is not cache.store:
@@ -219,11 +221,16 @@ class StepGraphs:
             return chain
 
         num_nodes = _num_nodes(plan)
-        sizes = (*(min(size, len(frame)) for size in TREE_SIZES), num_nodes)
+        sizes = (*_sizes_of(frame), num_nodes)
         draft, expected = draft_on_device(
             frame, self._base, self._heads, state.hidden, state.root, rejoined, num_nodes, sizes
         )
         return draft, torch.cat([expected, draft.depths[-1:].float()])  # its last node is a deepest one
+
+
+def _sizes_of(frame: Candidates | Growth) -> tuple[int, ...]:
+    """Of drafts that it can give; a chain alone has few nodes."""
+    return tuple(size for size in TREE_SIZES if size <= len(frame))
 
 
 def _num_nodes(plan: Plan) -> int:

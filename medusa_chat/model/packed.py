@@ -10,7 +10,7 @@ import torch
 
 from medusa_chat.kernels.packing import PackedWeight, codes_of, pack_4bit, pack_float, pack_int8
 
-_ROWS_AT_ONCE = 8192
+_ROWS_AT_ONCE = 2048
 
 
 def pack_modules(modules: Sequence[Any], dtype: torch.dtype) -> PackedWeight:
