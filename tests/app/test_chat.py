@@ -266,7 +266,8 @@ async def test_history_that_cannot_be_opened_is_told_once_and_nothing_is_lost(
     async with open_chat(history=History(tmp_path / "blocked" / "history.db")) as chat:
         await chat.send("roles")
         await chat.answered()
-        await chat.pilot.pause(1)
+        await chat.app.talk.save()
+        await chat.settle()
         assert len(chat.notices) == 1
         assert chat.notices[0].startswith("This conversation is not being saved.")
         assert chat.replies == ["roles: user=roles"]

@@ -150,7 +150,7 @@ async def test_what_is_typed_ahead_does_nothing_to_conversations(open_chat: Open
         for key in ("down", "enter", *"dude"):
             chat.app.simulate_key(key)
         await chat.until(lambda: chat.questions == ["What do jellyfish eat?"])
-        await chat.pilot.pause(0.2)
+        await chat.settle()
         assert len(tales.list()) == 3
 
 
@@ -220,7 +220,7 @@ async def test_delete_of_the_open_conversation_in_mid_reply_and_undo(
         await chat.press("d")
         await listed(chat, "Plan", "What", "Why")
         await chat.until(lambda: not chat.app.is_answering and chat.questions == [])
-        await chat.pilot.pause(1)
+        await chat.app.talk.save()
         assert len(tales.list()) == 3
         await chat.press("u")
         await chat.until(lambda: chat.questions == ["endless"])
@@ -437,7 +437,8 @@ async def test_database_of_a_newer_version_is_told_once_and_the_chat_goes_on(ope
         assert "was written by a newer medusa-chat" in chat.notices[0]
         await chat.send("roles")
         await chat.answered()
-        await chat.pilot.pause(1)
+        await chat.app.talk.save()
+        await chat.settle()
         assert chat.replies == ["roles: user=roles"]
         assert len(chat.notices) == 1
 
