@@ -8,7 +8,6 @@ from textual.content import Content
 from textual.geometry import Size
 from textual.widget import Widget
 
-from medusa_chat.app.markdown_lines import markdown_lines
 from medusa_chat.app.parts import Part
 from medusa_chat.app.stack import once_laid_out
 
@@ -39,6 +38,8 @@ class SafeMarkdown(Widget):
         self.refresh(layout=not width or len(self._lines_at(width)) != before)
 
     def _lines_at(self, width: int) -> list[Content]:
+        from medusa_chat.app.markdown_lines import markdown_lines  # after the first picture
+
         if width != self._width:
             self._lines, self._width = markdown_lines(self._part, width), width
         return self._lines
