@@ -142,15 +142,18 @@ async def test_what_was_not_as_a_config_says_is_told_once_loaded(open_chat: Open
 
 
 async def test_message_sent_while_loading_is_answered_when_loaded(
-    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("SCRIPTED_LOAD_SECONDS", "1")
+    held = tmp_path / "held"
+    held.touch()
+    monkeypatch.setenv("SCRIPTED_HELD", str(held))
     async with open_chat(wait=False) as chat:
         await chat.send("roles")
         await chat.settle()
         assert chat.questions == ["roles"]
         assert chat.captions == ["waiting for the model …"]
         assert not chat.app.is_ready
+        held.unlink()
         await chat.answered()
         assert chat.replies == ["roles: user=roles"]
 

@@ -58,7 +58,7 @@ def _assert_ends(process: psutil.Process, seconds: float = _SECONDS) -> None:
     assert not alive
 
 
-@pytest.mark.parametrize("seconds", [0.1, 0.8, 1.7, 2.6])
+@pytest.mark.parametrize("seconds", [0.1, 1.7])
 def test_killed_program_loses_a_second_at_most_and_goes_on(seconds: float) -> None:
     with open_program() as terminal:
         _stream(terminal, seconds)

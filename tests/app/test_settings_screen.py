@@ -64,6 +64,9 @@ class Page(User):
         await self.press("enter")
         await self.press(*text, "enter")
 
+    def words(self) -> str:
+        return " ".join(self.screen().split())
+
     def line(self, label: str) -> str:
         return " ".join(next(line for line in self.screen().splitlines() if label in line).split())
 
@@ -73,7 +76,7 @@ async def opened(setup: Setup = DEFAULTS, size: tuple[int, int] = (80, 24)) -> A
     app = Alone(setup)
     async with app.run_test(size=size) as pilot:
         page = Page(app, pilot)
-        await page.settle()
+        await page.until(lambda: "❯" in page.screen())
         yield page
 
 
@@ -207,11 +210,11 @@ async def test_the_mouse_steps_slides_and_asks() -> None:
 async def test_every_option_can_be_reached_and_is_explained(size: tuple[int, int]) -> None:
     async with opened(size=size) as page:
         for dial in Dials():
-            assert f"❯ {dial.label}" in page.line("❯")
+            await page.until(lambda dial=dial: f"❯ {dial.label}" in page.words())
             assert dial.help.split()[0] in page.screen()
             assert "Esc close" in page.screen()
             await page.press("down")
-        assert "❯ Preset" in page.line("❯")
+        await page.until(lambda: "❯ Preset" in page.words())
 
 
 async def test_long_sentences_leave_the_rest_on_a_small_screen() -> None:
