@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
-from importlib import import_module
 from typing import ClassVar
 
 from textual import on, work
@@ -32,6 +31,7 @@ from medusa_chat.app.models.screen import ModelsScreen
 from medusa_chat.app.notifying import Notifier
 from medusa_chat.app.panel import Panel
 from medusa_chat.app.prompt import Prompt
+from medusa_chat.app.safe_markdown import warm_up
 from medusa_chat.app.settings_screen import SettingsScreen
 from medusa_chat.app.sidebar import Sidebar
 from medusa_chat.app.slash import SlashCommands
@@ -213,7 +213,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     async def _open_history(self) -> None:
         """Goes on with the latest conversation, if wanted, and finds out at once whether any can be saved."""
-        await asyncio.to_thread(import_module, "medusa_chat.app.markdown_lines")  # for the first reply
+        await asyncio.to_thread(warm_up)
         if self._resume:
             await self._continue_latest()
         try:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import asyncio
+import subprocess
+import sys
 from collections import Counter
 
 import pytest
@@ -90,3 +92,9 @@ async def test_a_flood_is_handed_on_in_pieces_between_which_others_have_their_tu
     assert sum(lengths) >= FLOOD_BYTES
     assert max(lengths) < 100_000
     assert len(set(turns_between)) == len(turns_between)
+
+
+def test_the_first_reply_finds_everything_imported() -> None:
+    program = "from medusa_chat.app.safe_markdown import warm_up; warm_up(); import sys; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert {"medusa_chat.app.markdown_lines", "pygments.lexers.python"} <= set(ended.stdout.split())
