@@ -1,11 +1,12 @@
 """The root of the command line. Imports nothing heavy at the top, so that --help is instant.
 
-A command of another room is a function with Typer annotations in commands/, registered below; it imports
-its room inside.
+A command of another room is a function with Typer annotations in commands/, added below; it imports its
+room inside.
 """
 
 from __future__ import annotations
 
+import gc
 import io
 import os
 import sys
@@ -16,13 +17,6 @@ from typing import Annotated, Any, NoReturn
 
 import typer
 
-from medusa_chat.commands.bench import bench
-from medusa_chat.commands.doctor import doctor
-from medusa_chat.commands.eval import evaluate
-from medusa_chat.commands.export import export
-from medusa_chat.commands.history import history
-from medusa_chat.commands.inspect import inspect
-from medusa_chat.commands.models import models
 from medusa_chat.commands.options import (
     ContextOption,
     DeviceOption,
@@ -32,19 +26,33 @@ from medusa_chat.commands.options import (
     ModelOption,
     QuantOption,
 )
-from medusa_chat.commands.pull import pull
-from medusa_chat.commands.say import say
 from medusa_chat.commands.starting import prepare_app
-from medusa_chat.commands.train import train
 from medusa_chat.errors import MedusaError, UsageError
 
 # Without rich: its markup would triple the time --help takes.
 app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False)
-for command in (say, models, pull, inspect, train, export, doctor):
-    app.command()(command)
-app.command("eval")(evaluate)
-app.add_typer(bench)
-app.add_typer(history)
+_OF_THE_CHAT_ALONE = ("--continue", "--screen-reader")
+_COMPLETES = "_MEDUSA_CHAT_COMPLETE"  # set by a shell that asks what could be typed next
+
+
+def add_commands() -> None:
+    """The sub-commands. The chat alone needs none of them, and is there the sooner without."""
+    from medusa_chat.commands.bench import bench
+    from medusa_chat.commands.doctor import doctor
+    from medusa_chat.commands.eval import evaluate
+    from medusa_chat.commands.export import export
+    from medusa_chat.commands.history import history
+    from medusa_chat.commands.inspect import inspect
+    from medusa_chat.commands.models import models
+    from medusa_chat.commands.pull import pull
+    from medusa_chat.commands.say import say
+    from medusa_chat.commands.train import train
+
+    for command in (say, models, pull, inspect, train, export, doctor):
+        app.command()(command)
+    app.command("eval")(evaluate)
+    app.add_typer(bench)
+    app.add_typer(history)
 
 
 @dataclass(slots=True)
@@ -63,6 +71,9 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     # torch reads it before it first takes any; the engine's process inherits it.
     if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
+    given = sys.argv[1:] if arguments is None else arguments
+    if _COMPLETES in os.environ or not set(given) <= set(_OF_THE_CHAT_ALONE):
+        add_commands()
     invocation = Invocation()
     try:
         app(args=arguments, obj=invocation, prog_name="medusa-chat")
@@ -130,6 +141,7 @@ def root(
 
 
 def _open_app(overrides: dict[str, Any], heads: str | None, resume: bool) -> int:
+    prepare_app()
     from medusa_chat.decoding.chosen_tree import check_tree
     from medusa_chat.registry import resolve
     from medusa_chat.settings import load_settings
@@ -144,8 +156,8 @@ def _open_app(overrides: dict[str, Any], heads: str | None, resume: bool) -> int
     if settings.screen_reader or os.environ.get("TERM") == "dumb":  # one that can't move its cursor
         from medusa_chat.app.linear import run_linear
 
+        gc.enable()  # there is no quiet moment to wait for
         return run_linear(settings, request, resume)
-    prepare_app()
     from medusa_chat.app import run_app
 
     return run_app(settings, request, resume)

@@ -1,7 +1,8 @@
 """An engine's child process that says what the test wrote for it, over the real wire.
 
 The last word of the user's message chooses what happens, SCRIPTED_LOAD how loading goes, and
-SCRIPTED_CRASHES (a folder) how often: each crash takes one file out of it.
+SCRIPTED_CRASHES (a folder) how often: each crash takes one file out of it. Loading goes on as long as the
+file SCRIPTED_HELD is there.
 """
 
 from __future__ import annotations
@@ -184,6 +185,8 @@ def open_scripted(request: LoadRequest, progress: Callable[[LoadProgress], None]
     for part in range(4):
         progress(LoadProgress(f"Loading {request.model}: reading weights", part / 4))
         time.sleep(float(os.environ.get("SCRIPTED_LOAD_SECONDS", "0")) / 4)
+    while (held := os.environ.get("SCRIPTED_HELD")) and Path(held).exists():
+        time.sleep(0.01)
     if os.environ.get("SCRIPTED_LOAD") == "fail" or request.quantization == "8bit":
         raise OutOfMemory("The model needs 99 GB and 2 GB are free. --quant 4bit would fit.")
     return ScriptedSession(request.model)

@@ -49,6 +49,8 @@ def test_imports_point_down() -> None:
             "medusa_chat.app",
             ("torch", "transformers", "huggingface_hub", "bitsandbytes", "safetensors", "numpy"),
         ),
+        # Not before the first picture.
+        ("medusa_chat.app", ("markdown_it", "pygments", "filelock", "pyperclip")),
     ],
 )
 def test_nothing_heavy_is_imported_at_the_top(module: str, heavy: tuple[str, ...]) -> None:

@@ -12,6 +12,7 @@ from functools import partial
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.collecting import collect_when_quiet
 from medusa_chat.app.models.first_run import fetch_nothing, to_fetch
+from medusa_chat.app.paste_parser import take_pastes_as_text
 from medusa_chat.app.plain_letters import use_plain_letters
 from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
 from medusa_chat.history import History
@@ -31,6 +32,7 @@ def run_app(
     engine_command: of an engine that fetches no models, in place of the real one.
     """
     use_plain_letters(sys.__stderr__)  # which Textual draws on
+    take_pastes_as_text()
     return asyncio.run(_run(settings, request, resume, engine_command))
 
 

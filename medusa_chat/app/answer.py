@@ -1,4 +1,4 @@
-"""A reply in the making."""
+"""A reply in the making, on the screen."""
 
 from __future__ import annotations
 
@@ -6,11 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medusa_chat.app import figures
-from medusa_chat.app.conversation import Conversation, Turn
-from medusa_chat.app.meter import ReplyMeter
-from medusa_chat.app.origins import pieces_of
+from medusa_chat.app.growing import GrowingReply
 from medusa_chat.app.turns import AssistantTurn
-from medusa_chat.printable import printable
 from medusa_chat.records import Chunk, FinishReason
 
 _ENDINGS: dict[FinishReason | None, str] = {
@@ -23,58 +20,44 @@ _ENDINGS: dict[FinishReason | None, str] = {
 
 @dataclass(slots=True)
 class Answer:
-    """turn: None until the first text arrives, unless an earlier reply is gone on with. is_saved: the
-    question is on disk, or can't be put there. is_asked: the engine has the question. is_second_try: it had
-    it once before, and crashed without a word.
+    """is_saved: the question is on disk, or can't be put there. is_asked: the engine has the question.
+    is_second_try: it had it once before, and crashed without a word.
     """
 
     widget: AssistantTurn
-    meter: ReplyMeter
-    turn: Turn | None = None
+    reply: GrowingReply
     is_saved: bool = False
     is_asked: bool = False
     is_second_try: bool = False
-    finish_reason: FinishReason | None = None
 
     def begin(self) -> None:
         """Shows what there is of a reply that is gone on with."""
-        if self.turn is not None:
-            self.turn.reopen()
-            self.widget.turn = self.turn
-            self.widget.show_caption("")
-            self.widget.feed(self.turn.content)
+        if text := self.reply.reopen():
+            self._show(text)
 
-    def grow(self, chunks: Sequence[Chunk], conversation: Conversation) -> None:
-        """Takes in what the engine has added. The first text adds a turn to the conversation."""
-        for chunk in chunks:
-            self.meter.add(chunk.step)
-            self.finish_reason = chunk.finish_reason or self.finish_reason
-        text = "".join(chunk.text for chunk in chunks)
-        if not text:
-            return
-        if self.turn is None:
-            self.turn = self.widget.turn = conversation.add("assistant", "", partial=True)
+    def grow(self, chunks: Sequence[Chunk]) -> None:
+        """Shows what the engine has added."""
+        if text := self.reply.take(chunks):
+            self._show(text)
+
+    def _show(self, text: str) -> None:
+        if self.widget.turn is None:
+            self.widget.turn = self.reply.turn
             self.widget.show_caption("")
-        self.turn.content += printable(text)
-        self.turn.pieces += pieces_of(chunks)
         self.widget.feed(text)
 
     async def finish(self) -> None:
         """No more chunks come."""
-        if self.turn is not None:
-            self.turn.partial, self.turn.caption = self.was_cut, self.caption()
-            self.widget.finish(self.turn.caption)
-        elif self.finish_reason is None:
+        self.reply.end()
+        if (turn := self.reply.turn) is not None:
+            turn.caption = self._caption()
+            self.widget.finish(turn.caption)
+        elif self.reply.finish_reason is None:
             await self.widget.remove()  # the notice of the error says it all
         else:
-            self.widget.show_caption(f"no text · {self.caption()}")
+            self.widget.show_caption(f"no text · {self._caption()}")
 
-    @property
-    def was_cut(self) -> bool:
-        """The model didn't come to the end of what it had to say because it was stopped or it broke."""
-        return self.finish_reason in (None, "cancelled")
-
-    def caption(self) -> str:
-        ending = _ENDINGS.get(self.finish_reason)
-        figures_line = figures.caption(self.meter)
+    def _caption(self) -> str:
+        ending = _ENDINGS.get(self.reply.finish_reason)
+        figures_line = figures.caption(self.reply.meter)
         return f"{ending} · {figures_line}" if ending else figures_line

@@ -12,7 +12,7 @@ from textual.app import App, ComposeResult, SystemCommand
 from textual.binding import Binding, BindingType
 from textual.containers import Horizontal
 from textual.screen import Screen
-from textual.widgets import Footer, Static
+from textual.widgets import Static
 
 from medusa_chat.app import dials, keys
 from medusa_chat.app.chat_view import ChatView
@@ -20,6 +20,7 @@ from medusa_chat.app.conversation import load_conversation
 from medusa_chat.app.dials import Dials, Setup
 from medusa_chat.app.engine_link import EngineLink
 from medusa_chat.app.help_screen import HelpScreen
+from medusa_chat.app.key_line import KeyLine
 from medusa_chat.app.keymap import checked_keymap
 from medusa_chat.app.keys import bindings
 from medusa_chat.app.loader import Loader
@@ -30,6 +31,7 @@ from medusa_chat.app.models.screen import ModelsScreen
 from medusa_chat.app.notifying import Notifier
 from medusa_chat.app.panel import Panel
 from medusa_chat.app.prompt import Prompt
+from medusa_chat.app.safe_markdown import warm_up
 from medusa_chat.app.settings_screen import SettingsScreen
 from medusa_chat.app.sidebar import Sidebar
 from medusa_chat.app.slash import SlashCommands
@@ -121,7 +123,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
             yield self.sidebar
             yield self.talk
             yield self.panel
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
         yield Static(_TOO_SMALL, id="too-small", markup=False)
 
     async def on_mount(self) -> None:
@@ -211,6 +213,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     async def _open_history(self) -> None:
         """Goes on with the latest conversation, if wanted, and finds out at once whether any can be saved."""
+        await asyncio.to_thread(warm_up)
         if self._resume:
             await self._continue_latest()
         try:

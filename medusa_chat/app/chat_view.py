@@ -14,7 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
-from medusa_chat.app.stack import once_laid_out
+from medusa_chat.app.stack import Even, once_laid_out
 from medusa_chat.app.turn_list import MessageWidget, TurnList
 from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn, View
 
@@ -26,7 +26,7 @@ _TURNS_A_GROWTH = 7
 _TURNS_BEFORE_FOUND = 4
 
 
-class ChatView(VerticalScroll):
+class ChatView(VerticalScroll, Even):
     """Turns and notices, oldest first. Follows the newest line until the user scrolls away from it.
 
     Of a long conversation only a part is mounted; what comes before and after it is as one scrolls.

@@ -7,8 +7,6 @@ import os
 from collections.abc import Callable
 from pathlib import Path
 
-import pyperclip
-
 from medusa_chat import paths
 
 _REMOTE = ("SSH_CONNECTION", "SSH_TTY", "SSH_CLIENT")
@@ -34,6 +32,8 @@ def _copy_checked(text: str) -> bool:
     """
     if any(os.environ.get(name) for name in _REMOTE):
         return False  # the clipboard over there is not that of whoever sits here
+    import pyperclip  # its parts for Windows and macOS would delay the first picture
+
     try:
         pyperclip.copy(text)
         return _lines(pyperclip.paste()) == _lines(text)

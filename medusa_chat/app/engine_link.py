@@ -22,6 +22,7 @@ from medusa_chat.records import Chunk, EngineInfo, LoadProgress, LoadRequest, Me
 
 # Chunks are handed on this often: each hand-over costs the screen a Markdown parse and a layout.
 _SECONDS_BETWEEN_CHUNKS = 1 / 10
+_MOST_LETTERS = 2**16  # at once: of an engine that floods; a key is looked at before the next
 
 
 Post = Callable[[AppMessage], bool]  # the post_message of whoever asked
@@ -47,6 +48,7 @@ class EngineLink:
         self._engine = engine
         self._jobs: asyncio.Queue[_Load | _Question] = asyncio.Queue()
         self._chunks: list[Chunk] = []
+        self._num_letters = 0  # in them
         self._hand_over: asyncio.TimerHandle | None = None
 
     def load(self, request: LoadRequest, post: Post) -> None:
@@ -88,7 +90,7 @@ class EngineLink:
         try:
             async for item in self._engine.reply(question.messages, question.options):
                 if isinstance(item, Chunk):
-                    self._keep(item, question.post)
+                    await self._keep(item, question.post)
                 else:
                     question.post(ReplyBegan(item))
         except MedusaError as error:
@@ -96,9 +98,13 @@ class EngineLink:
         self._hand_over_chunks(question.post)
         question.post(ReplyEnded(failure))
 
-    def _keep(self, chunk: Chunk, post: Post) -> None:
+    async def _keep(self, chunk: Chunk, post: Post) -> None:
         self._chunks.append(chunk)
-        if self._hand_over is None:
+        self._num_letters += len(chunk.text)
+        if self._num_letters >= _MOST_LETTERS:
+            self._hand_over_chunks(post)
+            await asyncio.sleep(0)
+        elif self._hand_over is None:
             loop = asyncio.get_running_loop()
             self._hand_over = loop.call_later(_SECONDS_BETWEEN_CHUNKS, self._hand_over_chunks, post)
 
@@ -109,3 +115,4 @@ class EngineLink:
         if self._chunks:
             post(ReplyGrew(tuple(self._chunks)))
             self._chunks.clear()
+            self._num_letters = 0

@@ -14,6 +14,7 @@ from medusa_chat.app.chat_view import ChatView
 from medusa_chat.app.conversation import Conversation, Turn
 from medusa_chat.app.dials import Dials
 from medusa_chat.app.engine_link import EngineLink
+from medusa_chat.app.growing import GrowingReply
 from medusa_chat.app.keeper import Keeper
 from medusa_chat.app.loader import Loader
 from medusa_chat.app.messages import ReplyBegan, ReplyEnded, ReplyGrew
@@ -164,7 +165,8 @@ class Exchange(Vertical):
         """begun: the reply to go on with; None: a new one."""
         self.meter = ReplyMeter(self._plain)
         caption = "…" if self._loader.phase == "ready" else "waiting for the model …"
-        answer = self._answer = Answer(self.chat.new_reply(caption), self.meter, begun)
+        reply = GrowingReply(self.conversation, self.meter, begun)
+        answer = self._answer = Answer(self.chat.new_reply(caption), reply)
         await self.chat.show(answer.widget)
         answer.begin()
         self.chat.anchor()
@@ -183,7 +185,7 @@ class Exchange(Vertical):
         if self._loader.phase == "ready" and answer and answer.is_saved and not answer.is_asked:
             answer.is_asked = True
             # Loading may have ended since the question was put.
-            self.meter = answer.meter = ReplyMeter(self._plain)
+            self.meter = answer.reply.meter = ReplyMeter(self._plain)
             self._link.ask(self.conversation.messages(), self.options, self.post_message)
 
     @on(ReplyBegan)
@@ -197,7 +199,7 @@ class Exchange(Vertical):
     @on(ReplyGrew)
     def show_growth(self, event: ReplyGrew) -> None:
         if self._answer is not None:
-            self._answer.grow(event.chunks, self.conversation)
+            self._answer.grow(event.chunks)
             self.post_message(self.Measured())
 
     @on(ReplyEnded)
@@ -215,7 +217,7 @@ class Exchange(Vertical):
     async def _bear_crash(self, error: EngineCrashed) -> None:
         """Has it loaded again. A question that got no word of an answer is asked once more."""
         answer = self._answer
-        if answer is not None and answer.turn is None and not answer.is_second_try:
+        if answer is not None and answer.reply.turn is None and not answer.is_second_try:
             answer.is_asked, answer.is_second_try = False, True
             answer.widget.show_caption("waiting for the model …")
         else:
@@ -228,8 +230,8 @@ class Exchange(Vertical):
         answer, self._answer = self._answer, None
         if answer is not None:
             await answer.finish()
-            if answer.turn is not None:
-                answer.widget.show_place(self._place_of(answer.turn))
+            if answer.reply.turn is not None:
+                answer.widget.show_place(self._place_of(answer.reply.turn))
             self._save_beside()
             asked = [turn.content for turn in self.conversation.turns if turn.role == "user"]
             self.post_message(self.Ended(asked[-1] if asked else ""))

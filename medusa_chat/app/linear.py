@@ -13,6 +13,7 @@ from typing import NoReturn
 
 from medusa_chat.app.conversation import Conversation, Turn, load_conversation
 from medusa_chat.app.dials import Dials, Setup
+from medusa_chat.app.growing import GrowingReply
 from medusa_chat.app.keeper import Keeper
 from medusa_chat.app.linear_commands import LinearCommands
 from medusa_chat.app.meter import PlainReference, ReplyMeter
@@ -236,7 +237,7 @@ class LinearChat:
     async def _answer(self, begun: Turn | None) -> None:
         await self.save()
         messages = self.conversation.messages()
-        reply = _Reply(ReplyMeter(self._plain), self.conversation, self.say, begun)
+        reply = _Reply(GrowingReply(self.conversation, ReplyMeter(self._plain), begun), self.say)
         task = asyncio.current_task()
         assert task is not None
 
@@ -265,50 +266,37 @@ class LinearChat:
 
 
 class _Reply:
-    """A reply under way: what of it is kept, said and counted."""
+    """A reply under way, read out in lines."""
 
-    def __init__(
-        self,
-        meter: ReplyMeter,
-        conversation: Conversation,
-        say: Callable[[str], None],
-        begun: Turn | None,
-    ) -> None:
-        self._meter = meter
-        self._conversation = conversation
+    def __init__(self, reply: GrowingReply, say: Callable[[str], None]) -> None:
+        self._reply = reply
         self._say = say
         self._stream = SentenceStream()
-        self._turn = begun
-        self._finish_reason: FinishReason | None = None
-        if begun is not None:
-            begun.reopen()
+        self._is_begun = bool(reply.reopen())
 
     def grow(self, chunk: Chunk) -> None:
-        self._meter.add(chunk.step)
-        self._finish_reason = chunk.finish_reason or self._finish_reason
-        text = printable(chunk.text)
-        if not text:
-            return
-        if self._turn is None:
+        text = self._reply.take((chunk,))
+        if text and not self._is_begun:
+            self._is_begun = True
             self._say("Answer:")
-            self._turn = self._conversation.add("assistant", "", partial=True)
-        self._turn.content += text
         for line in self._stream.feed(text):
             self._say(line)
 
     def end(self) -> None:
         for line in self._stream.rest():
             self._say(line)
-        if self._turn is not None:
-            self._turn.partial = self._finish_reason in (None, "cancelled")
+        self._reply.end()
+        if self._reply.turn is not None:
             self._say(self._closing())
-        elif self._finish_reason is not None:
+        elif self._reply.finish_reason is not None:
             self._say("The answer is empty.")
 
     def _closing(self) -> str:
-        parts = [_ENDINGS.get(self._finish_reason, "Answer finished"), f"{self._meter.reply_tokens} tokens"]
-        if self._meter.speedup is not None:
-            parts.append(f"{self._meter.speedup:.1f} times as fast as plain")
+        meter = self._reply.meter
+        ending = _ENDINGS.get(self._reply.finish_reason, "Answer finished")
+        parts = [ending, f"{meter.reply_tokens} tokens"]
+        if meter.speedup is not None:
+            parts.append(f"{meter.speedup:.1f} times as fast as plain")
         return f"{', '.join(parts)}."
 
 

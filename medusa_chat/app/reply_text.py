@@ -13,6 +13,7 @@ from medusa_chat.printable import printable
 _PARTS_A_SHELF = 12
 _MOST_SHELVES = 12
 _MOST_PARTS = _MOST_SHELVES * _PARTS_A_SHELF
+_PARTS_AT_ONCE = 3  # some ms each: a key must not wait for more of them
 _TOO_LONG = "The beginning of this reply is too long for the screen. /export writes all of it."
 
 
@@ -51,6 +52,7 @@ class ReplyText(Stack):
         self._shelves: list[Shelf] = []
         self._too_long = Static(_TOO_LONG, classes="too-long", markup=False)
         self._too_long.display = False
+        self._waiting: list[Part] = []
         self.feed(text)
 
     def compose(self) -> ComposeResult:
@@ -63,12 +65,27 @@ class ReplyText(Stack):
         return "".join(view.source for shelf in self._shelves for view in shelf.views.values())
 
     def feed(self, text: str) -> None:
-        """Appends to the reply."""
-        parts = list(dict.fromkeys(self._parts.grow(printable(text))))
+        """Appends to the reply. Much at once is shown bit by bit."""
+        is_showing = bool(self._waiting)
+        parts = list(dict.fromkeys((*self._waiting, *self._parts.grow(printable(text)))))
         if len(parts) > _MOST_PARTS:
             self._too_long.display = True
             self._drop_shelves(len(self._shelves))  # none of their parts would stay
-        for part in parts[-_MOST_PARTS:]:
+        self._waiting = parts[-_MOST_PARTS:]
+        if not self.is_attached:
+            self._show(len(parts))
+        elif not is_showing:
+            self._show_some()
+
+    def _show_some(self) -> None:
+        self._show(_PARTS_AT_ONCE)
+        if self._waiting:
+            self.call_after_refresh(self._show_some)
+
+    def _show(self, number: int) -> None:
+        """Puts so many of the parts that wait on the screen."""
+        parts, self._waiting = self._waiting[:number], self._waiting[number:]
+        for part in parts:
             if not self._shelves or self._shelves[-1].is_full_without(part):
                 self._add_shelf()
             self._shelves[-1].show(part)

@@ -8,11 +8,22 @@ from textual.content import Content
 from textual.geometry import Size
 from textual.widget import Widget
 
-from medusa_chat.app.markdown_lines import markdown_lines
 from medusa_chat.app.parts import Part
 from medusa_chat.app.stack import once_laid_out
 
 _OPENED_SCHEMES = ("http", "https")
+
+
+_OF_EACH_KIND = "# *a* `b`\n\n- c\n\n| d |\n| - |\n| e |\n\n```python\nf(1)\n```\n"
+
+
+def warm_up() -> None:
+    """Imports what the first reply would have to wait for: of the first block of code, most of 0.1 s. In a
+    thread, when the screen stands.
+    """
+    from medusa_chat.app.markdown_lines import markdown_lines
+
+    markdown_lines(Part(text=_OF_EACH_KIND), 80)
 
 
 class SafeMarkdown(Widget):
@@ -39,6 +50,8 @@ class SafeMarkdown(Widget):
         self.refresh(layout=not width or len(self._lines_at(width)) != before)
 
     def _lines_at(self, width: int) -> list[Content]:
+        from medusa_chat.app.markdown_lines import markdown_lines  # after the first picture
+
         if width != self._width:
             self._lines, self._width = markdown_lines(self._part, width), width
         return self._lines

@@ -6,8 +6,6 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 
-from filelock import FileLock, Timeout
-
 from medusa_chat.records import LoadProgress
 
 _SECONDS_BETWEEN_TRIES = 0.5
@@ -18,6 +16,8 @@ def only_one(lock_file: Path, name: str, on_progress: Callable[[LoadProgress], N
     """Held by one process at a time; the system lets go of it when that process dies. name: of what is
     pulled.
     """
+    from filelock import FileLock, Timeout  # the app imports this module at its start, and needs no lock
+
     lock = FileLock(lock_file)
     try:
         lock.acquire(blocking=False)

@@ -47,8 +47,17 @@ Opener = Callable[[LoadRequest, Callable[[LoadProgress], None]], ServableSession
 class Worker:
     """Serves one session at a time over a pair of binary streams."""
 
-    def __init__(self, open_session: Opener, requests: BinaryIO, events: BinaryIO) -> None:
+    def __init__(
+        self,
+        open_session: Opener,
+        requests: BinaryIO,
+        events: BinaryIO,
+        abandon_load: Callable[[], None] = lambda: None,
+    ) -> None:
+        """abandon_load: called in a load that nobody waits for any more, which else goes on to its end."""
         self._open_session = open_session
+        self._abandon_load = abandon_load
+        self._is_loading = self._has_ended = False
         self._requests = requests
         self._events = events
         self._queue: queue.SimpleQueue[wire.Load | wire.Reply | None] = queue.SimpleQueue()
@@ -87,8 +96,11 @@ class Worker:
                 case wire.Load():
                     self._queue.put(request)
         # The parent is gone or wants the end: a reply under way must not outlive it.
+        self._has_ended = True
         self._queue.put(None)
         self._control(cancelled=True)
+        if self._is_loading:
+            self._abandon_load()
 
     def _control(self, options: SamplingOptions | None = None, cancelled: bool | None = None) -> None:
         with self._handing:
@@ -105,11 +117,20 @@ class Worker:
         if self._session is not None:
             self._session.close()
             self._session = None
-        session = self._open_session(request, lambda progress: self._send(wire.Progressed(progress)))
+        session = self._open(request)
         with self._handing:
             self._session = session
             self._hand_over()
         self._send(wire.Loaded(session.info))
+
+    def _open(self, request: LoadRequest) -> ServableSession:
+        self._is_loading = True
+        if self._has_ended:
+            self._abandon_load()
+        try:
+            return self._open_session(request, lambda progress: self._send(wire.Progressed(progress)))
+        finally:
+            self._is_loading = False
 
     def _reply(self, messages: Sequence[Message]) -> None:
         if self._session is None:
@@ -129,7 +150,8 @@ def serve(open_session: Opener) -> None:
     events = os.fdopen(os.dup(1), "wb")
     os.dup2(2, 1)
     try:
-        Worker(open_session, sys.stdin.buffer, events).run()
+        # A load is one long call, with nothing to undo but the memory it takes.
+        Worker(open_session, sys.stdin.buffer, events, abandon_load=lambda: os._exit(1)).run()
     except Exception as error:
         # The parent tells the last line: a traceback's own may be advice to developers.
         traceback.print_exc()

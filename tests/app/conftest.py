@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import sys
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
@@ -11,6 +10,7 @@ from pathlib import Path
 import pytest
 from textual.pilot import Pilot
 
+from medusa_chat.app import app as app_module
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.chat_view import ChatView
 from medusa_chat.app.models.desk import ToFetch
@@ -20,44 +20,25 @@ from medusa_chat.engine.process import EngineProcess
 from medusa_chat.history import History
 from medusa_chat.records import LoadRequest
 from medusa_chat.settings import Settings
+from tests.app.user import User
 from tests.checkpoints.conftest import hub as hub
 from tests.checkpoints.conftest import index as index
 
 WORKER = (sys.executable, str(Path(__file__).parent.parent / "scripted_worker.py"))
 
 
-class Chat:
+class Chat(User):
     """What a user sees and does."""
 
     def __init__(self, app: MedusaApp, pilot: Pilot[None], history: History, engine: EngineProcess) -> None:
+        super().__init__(pilot)
         self.engine = engine
         self.app = app
-        self.pilot = pilot
         self.history = history
-
-    async def until(self, condition: Callable[[], object], seconds: float = 10) -> None:
-        """Waits for the screen to come to it."""
-        async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(0.01)
-        await self.settle()
-
-    async def settle(self) -> None:
-        """Until a key has gone from the app to a widget and what came of it back again.
-
-        Pilot's pause without a time waits for an idle CPU as well, which takes far longer.
-        """
-        for _ in range(3):
-            await self.pilot.pause(0)
 
     async def send(self, text: str) -> None:
         self.app.prompt.insert(text)
         await self.press("enter")
-
-    async def press(self, *keys: str) -> None:
-        for key in keys:
-            self.app.simulate_key(key)
-            await self.settle()
 
     async def ready(self, seconds: float = 10) -> None:
         await self.until(lambda: self.app.is_ready, seconds)
@@ -81,11 +62,6 @@ class Chat:
     def captions(self) -> list[str]:
         return [str(caption.content) for caption in self.app.query(".caption").results()]
 
-    def screen(self) -> str:
-        """The characters on the screen, line by line."""
-        lines = self.app.screen._compositor.render_strips()
-        return "\n".join(strip.text.rstrip() for strip in lines)
-
     def panel(self) -> str:
         """The panel's lines."""
         return "\n".join(str(cell.content) for cell in self.app.panel.query("Static").results())
@@ -99,9 +75,12 @@ OpenChat = Callable[..., AbstractAsyncContextManager[Chat]]
 
 
 @pytest.fixture
-def open_chat(home: Path) -> OpenChat:
+def open_chat(home: Path, monkeypatch: pytest.MonkeyPatch) -> OpenChat:
     """open_chat(size=…, resume=…, history=…, wait=…, settings=…, request=…, command=…,
     to_fetch=…) -> a running Chat."""
+
+    # Nobody here waits for a first picture.
+    monkeypatch.setattr(app_module, "_SECONDS_TO_DRAW", 0.01)
 
     @asynccontextmanager
     async def opened(

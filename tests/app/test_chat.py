@@ -142,15 +142,18 @@ async def test_what_was_not_as_a_config_says_is_told_once_loaded(open_chat: Open
 
 
 async def test_message_sent_while_loading_is_answered_when_loaded(
-    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    monkeypatch.setenv("SCRIPTED_LOAD_SECONDS", "1")
+    held = tmp_path / "held"
+    held.touch()
+    monkeypatch.setenv("SCRIPTED_HELD", str(held))
     async with open_chat(wait=False) as chat:
         await chat.send("roles")
         await chat.settle()
         assert chat.questions == ["roles"]
         assert chat.captions == ["waiting for the model …"]
         assert not chat.app.is_ready
+        held.unlink()
         await chat.answered()
         assert chat.replies == ["roles: user=roles"]
 
@@ -266,7 +269,8 @@ async def test_history_that_cannot_be_opened_is_told_once_and_nothing_is_lost(
     async with open_chat(history=History(tmp_path / "blocked" / "history.db")) as chat:
         await chat.send("roles")
         await chat.answered()
-        await chat.pilot.pause(1)
+        await chat.app.talk.save()
+        await chat.settle()
         assert len(chat.notices) == 1
         assert chat.notices[0].startswith("This conversation is not being saved.")
         assert chat.replies == ["roles: user=roles"]

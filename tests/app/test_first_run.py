@@ -16,6 +16,7 @@ from medusa_chat.app.models.pulls import Pulls
 from medusa_chat.checkpoints import plans
 from medusa_chat.records import LoadRequest
 from tests.app.conftest import OpenChat
+from tests.app.user import User
 from tests.checkpoints import published
 from tests.checkpoints.small_hub import Repo, SmallHub
 from tests.conftest import DEFAULT_MODEL
@@ -104,10 +105,10 @@ async def test_one_key_answers(key: str, answer: bool) -> None:
     app = Question()
     async with app.run_test(size=(80, 24)) as pilot:
         app.ask(LoadRequest(DEFAULT_MODEL))
-        await pilot.pause()
-        screen = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
-        assert "Enter fetches it · Esc goes on without a model" in screen
-        await pilot.press(key)
+        user = User(pilot)
+        await user.settle()
+        assert "Enter fetches it · Esc goes on without a model" in user.screen()
+        await user.press(key)
         assert app.answers == [answer]
 
 
@@ -116,13 +117,12 @@ async def test_the_bar_is_there_while_something_is_fetched(hub: SmallHub) -> Non
     app = Question()
     async with app.run_test(size=(100, 24)) as pilot:
         assert not app.bar.display
+        user = User(pilot)
         app.pulls.start("tiny/model")
-        await pilot.pause()
+        await user.settle()
         assert app.bar.display
         assert str(app.bar.content) == "Starting"
-        while app.pulls.running is not None:
-            await pilot.pause(0.05)
-        await pilot.pause()
+        await user.until(lambda: app.pulls.running is None)
         assert not app.bar.display
 
 

@@ -15,6 +15,7 @@ import pytest
 from textual import events
 
 from medusa_chat import paths
+from medusa_chat.app.paste_parser import PasteParser
 from medusa_chat.app.plain_letters import use_plain_letters
 from medusa_chat.bench.scripted_engine import FLOOD_BYTES
 from medusa_chat.bench.terminal import Terminal
@@ -160,16 +161,31 @@ def test_resized_to_nothing_and_back_while_a_reply_streams() -> None:
 
 
 def test_pasted_control_characters_never_reach_the_terminal() -> None:
-    # No ESC: terminals take it out of what is pasted, and Textual would read keys from it.
     with open_program() as terminal:
         terminal.wait_for(_READY, _SECONDS)
-        terminal.press("\x1b[200~one]0;title\x07[31m\rtwo\x9b2J\u202e roles\x1b[201~")
+        terminal.press("\x1b[200~one\x1b]0;title\x07\x1b[31m\x1b[A\x11\rtwo\x9b2J\x1b\u202e roles\x1b[201~")
         terminal.watch(0.5)
         assert not _stored()
         terminal.press("\r")
         watch_until(terminal, lambda: len(_stored()) == 2 and not _stored()[1][2])
         assert not set(terminal.text.decode()) & set("\x07\x9b\u202e")
-    assert _stored()[0] == ("user", "one]0;title[31m\ntwo2J roles", False)
+    assert _stored()[0] == ("user", "one]0;title[31m[A\ntwo2J roles", False)
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 5, 100])
+def test_pastes_are_whole_however_they_arrive(size: int) -> None:
+    typed = "a\x1b[200~one\x1b[31m \x1b[201\x1b\x1b[201~b\x1b[A\x1b[200~\x1b\x1b[201~c"
+    parser = PasteParser()
+    pieces = [typed[start : start + size] for start in range(0, len(typed), size)]
+    events_ = [event for piece in pieces for event in parser.feed(piece)]
+    seen = [event.text if isinstance(event, events.Paste) else event.key for event in events_]  # type: ignore[attr-defined]
+    assert seen == ["a", "one[31m [201", "b", "up", "", "c"]
+
+
+def test_escape_is_not_held_back_as_if_a_paste_began() -> None:
+    parser = PasteParser()
+    assert list(parser.feed("\x1b")) == []
+    assert [event.key for event in parser.feed("\x1b")] == ["escape"]  # type: ignore[attr-defined]
 
 
 async def test_pasted_escape_sequences_are_letters(open_chat: OpenChat) -> None:

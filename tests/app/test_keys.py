@@ -10,10 +10,11 @@ from textual.app import App, ComposeResult
 from textual.binding import Binding, BindingType
 from textual.containers import Vertical
 from textual.dom import DOMNode
-from textual.widgets import Footer, TextArea
+from textual.widgets import TextArea
 
 from medusa_chat.app.commands import COMMANDS
 from medusa_chat.app.help_screen import HelpScreen
+from medusa_chat.app.key_line import KeyLine
 from medusa_chat.app.keymap import checked_keymap
 from medusa_chat.app.keys import (
     APP,
@@ -29,6 +30,7 @@ from medusa_chat.app.keys import (
 from medusa_chat.errors import UsageError
 from medusa_chat.settings import load_settings
 from tests.app.conftest import OpenChat
+from tests.app.user import User, screen_of
 
 
 def test_the_table_itself_is_right() -> None:
@@ -121,7 +123,7 @@ class Talk(Vertical):
 class KeyedApp(App[None], inherit_bindings=False):
     """As the chat binds its keys, around a text box."""
 
-    CSS = "Footer { padding: 0 1; }"
+    CSS = "KeyLine { padding: 0 1; }"
 
     BINDINGS: ClassVar[list[BindingType]] = bindings(APP, priority=True)
 
@@ -133,7 +135,7 @@ class KeyedApp(App[None], inherit_bindings=False):
 
     def compose(self) -> ComposeResult:
         yield Talk()
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def get_key_display(self, binding: Binding) -> str:
         return footer_key(binding)
@@ -157,7 +159,7 @@ class KeyedApp(App[None], inherit_bindings=False):
 async def test_remapped_keys_do_it_and_the_old_ones_no_more() -> None:
     app = KeyedApp({"help": "f9", "drafting": "f1", "models": "ctrl+e,f11"})
     async with app.run_test(size=(100, 10)) as pilot:
-        await pilot.press("f9", "f1", "ctrl+e", "f11", "ctrl+l", "a")
+        await User(pilot).press("f9", "f1", "ctrl+e", "f11", "ctrl+l", "a")
         assert app.done == ["help", "drafting", "models", "models"]
         assert app.query_one(TextArea).text == "a"
         assert app.clashes == []
@@ -169,16 +171,26 @@ async def test_the_footer_fits_a_small_terminal() -> None:
     app = KeyedApp({})
     async with app.run_test(size=(80, 24)) as pilot:
         app.query_one(TextArea).focus()
-        await pilot.pause()
+        await User(pilot).settle()
         assert app.footer() == "Esc Stop F1 Help F2/F3 Temp F9 Draft ^n New ^o Chats ^s Set ^q Quit"
+
+
+async def test_a_click_on_a_key_is_that_key() -> None:
+    app = KeyedApp({})
+    async with app.run_test(size=(80, 24)) as pilot:
+        user = User(pilot)
+        await user.settle()
+        for column in (user.screen().splitlines()[-1].index("Help"), 0):  # at 0 there is no key
+            await pilot.click(KeyLine, offset=(column, 0))
+        assert app.done == ["help"]
 
 
 async def test_the_help_shows_the_users_own_keys() -> None:
     app = KeyedApp({})
     async with app.run_test(size=(80, 100)) as pilot:
         await app.push_screen(HelpScreen({"help": "f11,ctrl+f1"}))
-        await pilot.pause()
-        page = "\n".join(strip.text for strip in app.screen._compositor.render_strips())
+        await User(pilot).settle()
+        page = screen_of(app)
         for text in ("F11, Ctrl+F1 ", "Ctrl+J, Shift+Enter", "D, Delete", f"/{COMMANDS[-1].name}"):
             assert text in page
         assert "F1 " not in page.replace("Ctrl+F1 ", "")

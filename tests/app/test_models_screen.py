@@ -4,7 +4,6 @@ the chat.
 
 from __future__ import annotations
 
-import asyncio
 import os
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
@@ -27,6 +26,7 @@ from medusa_chat.machine import Memory
 from medusa_chat.records import LoadProgress, LoadRequest
 from medusa_chat.registry import resolve
 from tests.app.conftest import OpenChat
+from tests.app.user import User
 from tests.checkpoints import published
 from tests.checkpoints.small_hub import Repo, SmallHub
 
@@ -69,22 +69,12 @@ class Room(App[None]):
         self.chosen.append((event.name, event.quantization))
 
 
-class Visit:
+class Visit(User):
     """What a user sees of the list and does to it."""
 
     def __init__(self, app: Room, pilot: Pilot[None]) -> None:
+        super().__init__(pilot)
         self.app = app
-        self.pilot = pilot
-
-    async def until(self, condition: Callable[[], object], seconds: float = 60) -> None:
-        async with asyncio.timeout(seconds):
-            while not condition():
-                await asyncio.sleep(0.01)
-        for _ in range(3):
-            await self.pilot.pause(0)
-
-    def screen(self) -> str:
-        return "\n".join(strip.text.rstrip() for strip in self.app.screen._compositor.render_strips())
 
     async def open(self, request: LoadRequest | None = None, held: int = 0) -> None:
         self.app.open(request, held)
@@ -94,7 +84,7 @@ class Visit:
         models = self.app.screen
         assert isinstance(models, ModelsScreen)
         models.filter_box.value = text
-        await self.until(lambda: True)
+        await self.settle()
 
     @property
     def is_open(self) -> bool:
@@ -155,7 +145,7 @@ async def test_details_say_what_would_fit() -> None:
             "known from public documents only",
         ):
             assert fact in visit.screen()
-        await visit.pilot.press("tab")
+        await visit.press("tab")
         assert "8-bit: too large, 4-bit would fit" in visit.screen()
         await visit.type("33b-medusa2")
         assert "4-bit: too large, as it is at any quantisation" in visit.screen()
@@ -164,10 +154,10 @@ async def test_details_say_what_would_fit() -> None:
 async def test_typing_filters_and_arrows_walk() -> None:
     async with visited() as visit:
         await visit.open()
-        await visit.pilot.press(*"vicuna-7")
+        await visit.press(*"vicuna-7")
         assert "zephyr-7b" not in visit.screen()
         assert "lmsys/vicuna-7b-v1.3 ·" in visit.screen()
-        await visit.pilot.press("down")
+        await visit.press("down")
         assert "FasterDecoding/medusa-v1.0-vicuna-7b-v1.5 ·" in visit.screen()
         await visit.type("no such thing")
         assert "No model here is called so" in visit.screen()
@@ -197,10 +187,10 @@ async def test_a_models_name_is_no_markup(home: Path, tmp_path: Path) -> None:
 async def test_enter_chooses_what_is_here_with_the_quantisation_picked(default_model_here: str) -> None:
     async with visited() as visit:
         await visit.open()
-        await visit.pilot.press("enter")
+        await visit.press("enter")
         await visit.until(lambda: not visit.is_open)
         await visit.open()
-        await visit.pilot.press("tab", "enter")  # from none, its own, to the next
+        await visit.press("tab", "enter")  # from none, its own, to the next
         await visit.until(lambda: not visit.is_open)
     assert visit.app.chosen == [(default_model_here, None), (default_model_here, "4bit")]
     assert visit.app.told == []
@@ -212,7 +202,7 @@ async def test_a_folder_is_taken_by_its_path(tmp_path: Path) -> None:
     async with visited() as visit:
         await visit.open()
         await visit.type(str(tmp_path))
-        await visit.pilot.press("enter")
+        await visit.press("enter")
         await visit.until(lambda: visit.app.chosen)
     assert visit.app.chosen == [(str(tmp_path), None)]
 
@@ -221,10 +211,10 @@ async def test_what_is_neither_name_nor_folder_is_told_in_place(tmp_path: Path) 
     async with visited() as visit:
         await visit.open()
         await visit.type("zephir")
-        await visit.pilot.press("enter")
+        await visit.press("enter")
         await visit.until(lambda: "There is no model 'zephir' here" in visit.screen())
         await visit.type(str(tmp_path))
-        await visit.pilot.press("enter")
+        await visit.press("enter")
         await visit.until(lambda: "holds no config.json" in visit.screen())
 
 
@@ -236,7 +226,7 @@ async def test_what_is_on_the_hub_is_fetched_then_chosen(hub: SmallHub) -> None:
     async with visited() as visit:
         await visit.open()
         await visit.type(NAME)
-        await visit.pilot.press("enter")
+        await visit.press("enter")
         await visit.until(lambda: visit.app.chosen)
         assert not visit.is_open
     assert visit.app.chosen == [(NAME, None)]
@@ -252,17 +242,17 @@ async def test_a_cancelled_download_goes_on_later(hub: SmallHub) -> None:
     async with visited() as visit:
         await visit.open()
         await visit.type(NAME)
-        await visit.pilot.press("enter")
+        await visit.press("enter")
         await visit.until(lambda: "MB of 4" in visit.screen())
         assert "Cancel download" in visit.screen()
-        await visit.pilot.press("ctrl+x")
+        await visit.press("ctrl+x")
         await visit.until(lambda: "is cancelled" in visit.screen())
         assert "Cancel download" not in visit.screen()
         assert any(hub_cache.cache_dir().rglob("*.medusa-chat.incomplete"))
         assert visit.app.chosen == []
         hub.held.clear()
         hub.requests.clear()
-        await visit.pilot.press("enter")
+        await visit.press("enter")
         await visit.until(lambda: visit.app.chosen)
     assert [asked for _, _, asked in hub.requests if asked] != []
 
@@ -274,15 +264,15 @@ async def test_a_hidden_download_goes_on_and_is_seen_again(hub: SmallHub) -> Non
     async with visited() as visit:
         await visit.open()
         await visit.type(NAME)
-        await visit.pilot.press("enter")
+        await visit.press("enter")
         await visit.until(lambda: "MB of 4" in visit.screen())
-        await visit.pilot.press("escape")
+        await visit.press("escape")
         await visit.until(lambda: not visit.is_open)
         assert visit.app.pulls.running is not None
         await visit.open()
         assert "MB of 4" in visit.screen()
         await visit.type("zephyr")
-        await visit.pilot.press("enter")
+        await visit.press("enter")
         assert f"{NAME} is being fetched: wait for it, or cancel it" in visit.screen()
         visit.app.pulls.cancel()
         await visit.until(lambda: visit.app.pulls.running is None)
@@ -319,7 +309,7 @@ async def test_a_download_that_fails_says_why_in_place(
     async with visited() as visit:
         await visit.open()
         await visit.type(NAME)
-        await visit.pilot.press("enter")
+        await visit.press("enter")
         await visit.until(lambda: sentence in visit.screen())
         assert visit.app.chosen == []
         assert visit.is_open

@@ -37,7 +37,7 @@ def _stored() -> list[tuple[str, str, bool]]:
 def test_answer_comes_in_whole_lines_and_is_kept(reader: Terminal) -> None:
     reader.press("How does it work?\r")
     drawn = reader.read_until("times as fast as plain.", _SECONDS)
-    lines = [line for line in drawn.splitlines() if line]
+    lines = [line for line in drawn.splitlines() if line and line != "You: "]
     assert lines[lines.index("Answer:") + 1] == "# Tree drafting"
     assert "Medusa heads *guess* the next tokens, and the base model **verifies** them in one pass:" in lines
     assert "> Same words, fewer steps." in lines

@@ -50,7 +50,7 @@ async def test_panel_never_lays_out(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
         await chat.send("hello")
         await chat.answered()
-        await chat.pilot.pause(0.1)
+        await chat.settle()
         app = chat.app
         app.screen._layout_required = False
         app._show_figures()
@@ -119,7 +119,7 @@ async def test_the_view_follows_a_reply_until_the_user_scrolls(open_chat: OpenCh
         await chat.send("endless")
         await chat.until(lambda: "word9 " in chat.replies[-1])
         await chat.press("pageup")
-        await chat.pilot.pause(0.2)
+        await chat.settle()
         there, bottom = chat.view.scroll_y, chat.view.max_scroll_y
         assert there < bottom
         await chat.until(lambda: chat.view.max_scroll_y > bottom)

@@ -18,6 +18,7 @@ from medusa_chat.app.settings_screen import SettingsScreen
 from medusa_chat.records import SamplingOptions
 from medusa_chat.settings import Settings, load_settings
 from tests.app.conftest import OpenChat
+from tests.app.user import User
 
 DEFAULTS = Setup(SamplingOptions(), None, "textual-dark")
 
@@ -44,20 +45,16 @@ class Alone(App[None]):
         self.saved = event.path
 
 
-class Page:
+class Page(User):
     """What a user sees and does."""
 
     def __init__(self, app: Alone, pilot: Pilot[None]) -> None:
+        super().__init__(pilot)
         self.app = app
-        self.pilot = pilot
 
     @property
     def options(self) -> SamplingOptions:
         return self.app.setup.options
-
-    async def press(self, *keys: str) -> None:
-        await self.pilot.press(*keys)
-        await self.pilot.pause(0)
 
     async def go_to(self, name: str) -> None:
         place = [dial.name for dial in Dials()].index(name)
@@ -67,9 +64,8 @@ class Page:
         await self.press("enter")
         await self.press(*text, "enter")
 
-    def screen(self) -> str:
-        lines = self.app.screen._compositor.render_strips()
-        return "\n".join(strip.text.rstrip() for strip in lines)
+    def words(self) -> str:
+        return " ".join(self.screen().split())
 
     def line(self, label: str) -> str:
         return " ".join(next(line for line in self.screen().splitlines() if label in line).split())
@@ -79,8 +75,9 @@ class Page:
 async def opened(setup: Setup = DEFAULTS, size: tuple[int, int] = (80, 24)) -> AsyncIterator[Page]:
     app = Alone(setup)
     async with app.run_test(size=size) as pilot:
-        await pilot.pause()
-        yield Page(app, pilot)
+        page = Page(app, pilot)
+        await page.until(lambda: "❯" in page.screen())
+        yield page
 
 
 async def test_left_and_right_step_and_shift_steps_further() -> None:
@@ -106,11 +103,11 @@ async def test_keys_typed_in_haste_are_for_the_row_they_were_meant_for() -> None
     async with opened() as page:
         for key in ("down", "right", "down", "left"):
             page.app.simulate_key(key)
-        await page.pilot.pause()
+        await page.settle()
         assert page.options == SamplingOptions(temperature=0.3, top_p=0.85)
         for key in ("end", "enter", *"dracula", "enter"):
             page.app.simulate_key(key)
-        await page.pilot.pause()
+        await page.settle()
         assert page.app.setup.theme == "dracula"
         assert page.options == SamplingOptions(temperature=0.3, top_p=0.85)
 
@@ -178,7 +175,7 @@ async def test_the_system_prompt_has_a_box_of_several_lines() -> None:
         await page.press("enter")
         await page.press(*" And brief", "enter", "b")
         page.app.post_message(events.Paste("e\x1b[2J\r\nclear"))
-        await page.pilot.pause()
+        await page.settle()
         await page.press("escape")
         assert page.app.setup.system == "Be kind. And brief\nbe[2J\nclear"
         assert "◂ Be kind. And brief be[2J…" in page.line("System")
@@ -192,7 +189,7 @@ async def test_the_mouse_steps_slides_and_asks() -> None:
 
         async def click(cell: int) -> None:
             await page.pilot.click(row, offset=(cell - left, 0))
-            await page.pilot.pause(0)
+            await page.settle()
 
         await click(line.index("▸"))
         assert page.options.temperature == 0.3
@@ -213,11 +210,11 @@ async def test_the_mouse_steps_slides_and_asks() -> None:
 async def test_every_option_can_be_reached_and_is_explained(size: tuple[int, int]) -> None:
     async with opened(size=size) as page:
         for dial in Dials():
-            assert f"❯ {dial.label}" in page.line("❯")
+            await page.until(lambda dial=dial: f"❯ {dial.label}" in page.words())
             assert dial.help.split()[0] in page.screen()
             assert "Esc close" in page.screen()
             await page.press("down")
-        assert "❯ Preset" in page.line("❯")
+        await page.until(lambda: "❯ Preset" in page.words())
 
 
 async def test_long_sentences_leave_the_rest_on_a_small_screen() -> None:
@@ -233,8 +230,8 @@ async def test_saving_says_where_and_moves_the_defaults() -> None:
     async with opened() as page:
         await page.go_to("top-k")
         await page.press("left", "s")
-        await page.pilot.app.workers.wait_for_complete()
-        await page.pilot.pause()
+        await page.app.workers.wait_for_complete()
+        await page.settle()
         assert page.app.saved is not None
         assert "Saved as defaults in" in page.screen()
         assert "❯ Top-k ◂ 100" in page.line("Top-k")
@@ -247,21 +244,21 @@ async def test_saving_that_fails_says_why(home: Path) -> None:
     file.write_text("[[[")
     async with opened() as page:
         await page.press("s")
-        await page.pilot.app.workers.wait_for_complete()
-        await page.pilot.pause()
+        await page.app.workers.wait_for_complete()
+        await page.settle()
         assert "config.toml can't be read" in " ".join(page.screen().replace("│", " ").split())
         assert page.app.saved is None
 
 
 async def test_rows_never_lay_out() -> None:
     async with opened() as page:
-        await page.pilot.pause(0.1)
+        await page.settle()
         screen = page.app.screen
         assert isinstance(screen, SettingsScreen)
         screen._layout_required = False
         screen.show(Setup(SamplingOptions(temperature=1.9), "x", "nord"))
         assert not screen._layout_required
-        await page.pilot.pause()
+        await page.settle()
         assert "1.9" in page.line("Temperature")
 
 

@@ -25,7 +25,7 @@ async def _frozen(chat: Chat) -> None:
     chat.app.talk.meter.first_token_seconds = 0.1
     chat.app.talk.post_message(Exchange.Measured())
     await chat.settle()
-    await chat.pilot.pause(0.3)  # what is drawn a frame later
+    await chat.pilot.pause(0.1)  # what is drawn a frame later
 
 
 @pytest.mark.parametrize(

@@ -13,9 +13,10 @@ from textual.containers import Vertical
 from textual.content import Content
 from textual.message import Message
 from textual.screen import ModalScreen
-from textual.widgets import Footer, Input, OptionList, Static
+from textual.widgets import Input, OptionList, Static
 from textual.widgets.option_list import Option
 
+from medusa_chat.app.key_line import KeyLine
 from medusa_chat.app.models import wording
 from medusa_chat.app.models.pulls import Pull, Pulls
 from medusa_chat.checkpoints.catalogue import Entry, find_entry, read_catalogue
@@ -127,7 +128,7 @@ class ModelsScreen(ModalScreen[None]):
             yield self.details
             yield self.pull
             yield self.status
-        yield Footer(show_command_palette=False)
+        yield KeyLine()
 
     def on_mount(self) -> None:
         self.filter_box.focus()

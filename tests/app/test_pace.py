@@ -1,0 +1,100 @@
+"""What is drawn and handed on at once stays small, so that a key never waits long."""
+
+from __future__ import annotations
+
+import asyncio
+import subprocess
+import sys
+from collections import Counter
+
+import pytest
+from textual.widget import Widget
+
+from medusa_chat.app.chat_view import ChatView
+from medusa_chat.app.engine_link import EngineLink
+from medusa_chat.app.messages import ReplyEnded, ReplyGrew
+from medusa_chat.app.reply_text import ReplyText
+from medusa_chat.app.safe_markdown import SafeMarkdown
+from medusa_chat.app.stack import Stack
+from medusa_chat.bench.scripted_engine import FLOOD_BYTES
+from medusa_chat.commands.scripted_chat import ENGINE_COMMAND
+from medusa_chat.engine.process import EngineProcess
+from medusa_chat.records import LoadRequest, Message, SamplingOptions
+from tests.app.conftest import OpenChat
+
+_CODE = "```python\n" + "".join(f"line({number})\n" for number in range(2000)) + "```\n"
+
+
+async def test_a_line_that_streams_has_no_container_drawn_line_by_line(
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_chat() as chat:
+        reply = chat.view.new_reply("")
+        await chat.view.show(reply)
+        reply.feed("A paragraph.\n\n" * 30)
+        await chat.until(lambda: chat.view.max_scroll_y > 0)
+        drawn: Counter[str] = Counter()
+        draw = Widget.render_line
+
+        def counting(widget: Widget, y: int) -> object:
+            drawn[type(widget).__name__] += isinstance(widget, Stack | ChatView)
+            return draw(widget, y)
+
+        monkeypatch.setattr(Widget, "render_line", counting)
+        bottom = chat.view.max_scroll_y
+        reply.feed("Another.\n\n")
+        await chat.until(lambda: chat.view.max_scroll_y > bottom)
+        assert drawn["AssistantTurn"] > 0
+        assert max(drawn.values()) <= 5  # lines; as many frames, at most
+
+
+async def test_much_text_at_once_is_shown_bit_by_bit(
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    numbers: list[int] = []
+    show = ReplyText._show
+    monkeypatch.setattr(ReplyText, "_show", lambda text, number: (numbers.append(number), show(text, number)))
+    async with open_chat() as chat:
+        reply = chat.view.new_reply("")
+        await chat.view.show(reply)
+        reply.feed(_CODE)
+        assert len(chat.app.query(SafeMarkdown)) <= 3
+        reply.feed("And then.\n")
+        await chat.until(lambda: chat.replies[-1] == f"{_CODE}And then.\n")
+        assert max(numbers[1:]) <= 3  # the first is that of the empty reply
+        await chat.until(lambda: "And then." in chat.screen() and "line(1999)" in chat.screen())
+
+
+async def test_a_flood_is_handed_on_in_pieces_between_which_others_have_their_turn() -> None:
+    engine = EngineProcess(ENGINE_COMMAND)
+    link = EngineLink(engine)
+    lengths: list[int] = []
+    num_turns, turns_between = 0, []
+    ended = asyncio.Event()
+
+    def post(message: object) -> bool:
+        match message:
+            case ReplyGrew(chunks=chunks):
+                lengths.append(sum(len(chunk.text) for chunk in chunks))
+                turns_between.append(num_turns)
+            case ReplyEnded():
+                ended.set()
+        return True
+
+    running = asyncio.create_task(link.run())
+    link.load(LoadRequest("scripted"), post)
+    link.ask((Message("user", "flood"),), SamplingOptions(), post)
+    while not ended.is_set():
+        num_turns += 1
+        await asyncio.sleep(0)
+    running.cancel()
+    await engine.close()
+    assert sum(lengths) >= FLOOD_BYTES
+    assert max(lengths) < 100_000
+    assert len(set(turns_between)) == len(turns_between)
+
+
+def test_the_first_reply_finds_everything_imported() -> None:
+    program = "from medusa_chat.app.safe_markdown import warm_up; warm_up(); import sys; print(*sys.modules)"
+    ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
+    assert {"medusa_chat.app.markdown_lines", "pygments.lexers.python"} <= set(ended.stdout.split())
