@@ -33,6 +33,8 @@ def only_one(lock_file: Path, name: str, on_progress: Callable[[LoadProgress], N
 @contextmanager
 def if_alone(lock_file: Path) -> Iterator[bool]:
     """Whether this process alone holds it now; if not, another one does, and nobody waits."""
+    from filelock import FileLock, Timeout
+
     lock = FileLock(lock_file)
     try:
         lock.acquire(blocking=False)

@@ -144,3 +144,21 @@ def test_a_cache_in_8_bits_takes_half_and_says_nearly_the_same(tmp_path: Any) ->
     expected, found = (fused.logits(fused.forward(ids, cache)[0]) for cache in (full, small))
     assert small.num_bytes == full.num_bytes * (64 + 4) // 128
     assert 0 < float((found - expected).norm() / expected.norm()) < 0.05
+
+
+@torch.inference_mode()
+def test_drafts_without_heads_tell_of_the_sizes_they_can_have(tmp_path: Any) -> None:
+    """A chain has a root and 15 nodes; a session knows no larger draft of it."""
+    fused, _ = fastest(opened(saved(tmp_path, LlamaConfig(**SIZES)), "4bit"), None)
+    candidates = dynamic_candidates(None, CUDA)
+    options = SamplingOptions(temperature=0.0, max_tokens=60)
+    prompt = [5, 6, 7, 8] * 20
+
+    def reply(plan: Any) -> list[Any]:
+        context = new_context(fused, None)
+        return list(generate(fused, None, context, prompt, lambda: options, lambda _: plan))
+
+    drafted = reply(fixed_plan(candidates, 16))
+    assert {size for step in drafted if step.outlook for size in step.outlook} == {1, 4, 8, 16}
+    plain = [token for step in reply(plain_plan(CUDA)) for token in step.ids]
+    assert [token for step in drafted for token in step.ids] == plain
