@@ -29,7 +29,7 @@ class PackedWeight:
     """The weights of one product, several layers of the same input stacked by rows.
 
     data: (N, K) in 16 bits or int8, or words (K' / 128, N, 16) int32. scales: (N,) float32 with int8,
-    (K' / 64, N) float16 or float32 with 4 bits, where K' is K filled up to whole blocks. table: (16,), what
+    (K' / 64, N) float32 with 4 bits, where K' is K filled up to whole blocks. table: (16,), what
     each 4-bit code stands for, in the dtype that is multiplied; lookup: its byte planes. bias: (N,) or None.
     """
 
@@ -89,20 +89,11 @@ def pack_4bit(
         pack_codes(codes),
         num_outputs,
         num_inputs,
-        _narrowed(scales.T.contiguous()),
+        scales.T.contiguous(),
         table.to(dtype),
         byte_planes(table.to(dtype)),
         bias,
     )
-
-
-def _narrowed(scales: torch.Tensor) -> torch.Tensor:
-    """In 16 bits where each keeps its first eleven, which are more than 4-bit weights tell of: a twentieth
-    less to read.
-    """
-    narrow = scales.half()
-    keep = (narrow.float() - scales).abs() <= scales.abs() * 2.0**-11
-    return narrow if bool(keep.all()) else scales
 
 
 def pack_codes(codes: torch.Tensor) -> torch.Tensor:
