@@ -242,7 +242,7 @@ def test_with_a_cache_in_8_bits_drafts_and_reuse_change_no_token(
     reply(small, [Message("user", "Something else")], GREEDY)  # drives the first turn out of the cache
     assert ids(reply(small, messages, GREEDY)) == ids(again)
     whole = [reply(session, messages, GREEDY), session.info.memory_bytes][1]
-    rows = 30 * 2 * 3 * 512  # a block of them
+    rows = 30 * 2 * 3 * 1024  # that are shown
     assert whole - small.info.memory_bytes == rows * (4 * 64 - (64 + 4))
 
     def no_memory(*_: object, **__: object) -> Iterator[None]:
