@@ -48,7 +48,8 @@ def test_a_whole_checkpoint_of_shards_is_sound(folder: Path) -> None:
 def test_shapes_are_told_from_headers(folder: Path) -> None:
     assert read_shapes(folder) == {"a": (8,), "b": (3,)}
     save_file({"c": np.ones((2, 5))}, folder / "other.safetensors")
-    _shards(folder, {"a": "model.safetensors", "b": "model.safetensors", "c": "other.safetensors"})
+    (folder / "model.safetensors").rename(folder / "one.safetensors")
+    _shards(folder, {"a": "one.safetensors", "b": "one.safetensors", "c": "other.safetensors"})
     assert read_shapes(folder)["c"] == (2, 5)
     _cut(folder / "other.safetensors", 20)
     assert read_shapes(folder) == {}

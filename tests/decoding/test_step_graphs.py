@@ -22,7 +22,7 @@ def read(num_heads: int, tokens: list[int], told: list[float]) -> Step:
     padded = tokens + tokens[-1:] * (NUM_PLACES - len(tokens))
     result = torch.tensor([len(tokens), *padded, *told], dtype=torch.float64)
     event: Any = SimpleNamespace(synchronize=lambda: None)
-    return _Launched(16, event, result, NUM_PLACES, num_heads).read(lambda: 0.25)
+    return _Launched(16, event, result, NUM_PLACES, num_heads, TREE_SIZES).read(lambda: 0.25)
 
 
 def test_a_dynamic_draft_tells_its_hopes_and_its_depth() -> None:
