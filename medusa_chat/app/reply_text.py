@@ -77,6 +77,14 @@ class ReplyText(Stack):
         elif not is_showing:
             self._show_some()
 
+    def lay_out_end(self) -> None:
+        """Has the last parts measured once more. Textual caches a widget's height while it waits for a layout
+        that it has asked for: what it gets in between may go unmeasured, and a whole reply stood in one line.
+        """
+        for shelf in self._shelves[-1:]:
+            for view in shelf.views.values():
+                view.refresh(layout=True)
+
     def _show_some(self) -> None:
         self._show(_PARTS_AT_ONCE)
         if self._waiting:

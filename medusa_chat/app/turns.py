@@ -105,6 +105,7 @@ class AssistantTurn(Stack):
         self._show_letters()
         self.show_caption(caption)
         self.is_settled = True
+        self.call_after_refresh(self._text.lay_out_end)
 
     def show_caption(self, caption: str) -> None:
         self._ending = caption
