@@ -66,7 +66,9 @@ class Decoder:
         return max(layer + pairs, 2 * _TREE_ROWS * model.vocabulary * _FLOAT)
 
     def packing(self, quantization: Quantization) -> int:
-        """Of the largest weight in whole numbers, while it is quantised."""
+        """Of the largest weight in whole numbers, while it is quantised; 0 where that isn't known."""
+        if not self.model.hidden:
+            return 0
         largest = max((rows * columns for (rows, columns), _ in self.model.linears), default=0)
         return 0 if quantization == "none" else largest * self.memory.number_bytes
 

@@ -16,7 +16,7 @@ from medusa_chat.errors import OutOfMemory
 from medusa_chat.machine import Memory
 from medusa_chat.memory_plan import MemoryPlan, choose_plan, longest_fitting, plan_memory
 from medusa_chat.model.fastest import fastest
-from medusa_chat.model_sizes import HeadSizes, ModelSizes, own_context, sizes_of
+from medusa_chat.model_sizes import HeadSizes, ModelSizes, own_context, sizes_about, sizes_of
 from medusa_chat.records import Quantization
 from tests.bench.shapes import GROUPED, TIED_WITH_BIAS
 
@@ -145,6 +145,16 @@ def test_on_a_cpu_no_other_device_is_advised() -> None:
     memory = Memory("cpu", "this machine", 8 * GB, 4 * GB, 4)
     with pytest.raises(OutOfMemory, match=r"are free\. Free some memory or choose a smaller model\.$"):
         choose_plan("m", LLAMA_7B, None, "4bit", memory, None)
+
+
+def test_a_model_of_which_only_its_size_is_known() -> None:
+    """It is no single weight, to be held whole while it is quantised."""
+    host = Memory("cpu", "this machine", 26 * GB, 24 * GB, 2)
+    about = sizes_about(13 * GB, 819_200, 2048)
+    assert longest_fitting(about, None, "none", host, host.free) is None
+    plan = longest_fitting(about, None, "4bit", host, host.free)
+    assert plan is not None
+    assert plan.peak < 14 * GB
 
 
 MISTRAL = {"model_type": "mistral", "max_position_embeddings": 100}
