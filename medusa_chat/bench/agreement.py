@@ -24,7 +24,7 @@ from typing import Any
 import torch
 import torch.nn.functional as F
 
-from medusa_chat.checkpoints import ensure_local
+from medusa_chat.bench.generation import load_again
 from medusa_chat.decoding.generate import generate, new_context
 from medusa_chat.decoding.planning import plain_plan
 from medusa_chat.engine.opening import load_tokenizer
@@ -32,10 +32,8 @@ from medusa_chat.engine.prompt import Prompter
 from medusa_chat.engine.session import eos_ids
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.fastest import fastest
-from medusa_chat.model.loading import load_base_model
 from medusa_chat.prompt_file import UserPrompt
 from medusa_chat.records import EngineInfo, KVPrecision, LoadProgress, LoadRequest, Message, SamplingOptions
-from medusa_chat.registry import resolve
 
 _CHUNK = 128  # rows of a forward
 
@@ -61,9 +59,7 @@ def measure_agreement(
     copy of them: close the session first.
     """
     on_progress(LoadProgress("Loading the model to compare its KV caches"))
-    spec = resolve(request.model)
-    folder = ensure_local(spec, on_progress)
-    loaded = load_base_model(folder, info.quantization, torch.device(info.device), getattr(torch, info.dtype))
+    spec, folder, loaded = load_again(request, info, on_progress)
     base, _ = fastest(loaded, None)
     tokenizer = load_tokenizer(spec, folder)
     prompter, ends = Prompter(tokenizer, base.context_length), eos_ids(base, tokenizer)

@@ -6,6 +6,7 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import pairwise
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -14,12 +15,23 @@ from medusa_chat.checkpoints import ensure_local
 from medusa_chat.engine.opening import load_tokenizer
 from medusa_chat.engine.prompt import Prompter
 from medusa_chat.model.attention import GROUPED_ATTENTION
+from medusa_chat.model.base import BaseModel
 from medusa_chat.model.loading import load_base_model
 from medusa_chat.prompt_file import UserPrompt
 from medusa_chat.records import EngineInfo, LoadProgress, LoadRequest, Message
-from medusa_chat.registry import resolve
+from medusa_chat.registry import ModelSpec, resolve
 
 _WARM_UP_TOKENS = 4
+
+
+def load_again(
+    request: LoadRequest, info: EngineInfo, on_progress: Callable[[LoadProgress], None]
+) -> tuple[ModelSpec, Path, BaseModel]:
+    """The model that was loaded, its folder, and another copy of its weights, held as `info` says."""
+    spec = resolve(request.model)
+    folder = ensure_local(spec, on_progress)
+    dtype: torch.dtype = getattr(torch, info.dtype)
+    return spec, folder, load_base_model(folder, info.quantization, torch.device(info.device), dtype)
 
 
 def measure_generate(
@@ -35,9 +47,7 @@ def measure_generate(
     session first. Rates are over decode steps, as those of the engine.
     """
     on_progress(LoadProgress("Loading the model for transformers' generate()"))
-    spec = resolve(request.model)
-    folder = ensure_local(spec, on_progress)
-    base = load_base_model(folder, info.quantization, torch.device(info.device), getattr(torch, info.dtype))
+    spec, folder, base = load_again(request, info, on_progress)
     prompter = Prompter(load_tokenizer(spec, folder), base.context_length)
     prompt_ids = [prompter.render([Message("user", p.text)], max_tokens).ids for p in prompts]
     generate_greedily(base.causal_lm, prompt_ids[0], _WARM_UP_TOKENS)
