@@ -99,7 +99,7 @@ class _FusedDecoder(Decoder):
     """On a GPU, in our own kernels and CUDA graphs."""
 
     def weights(self, quantization: Quantization) -> int:
-        return self.model.weights_bytes(quantization, HALF, _BLOCK_K)
+        return self.model.weights_bytes(quantization, HALF, _BLOCK_K, HALF)
 
     def table(self, context_length: int) -> int:
         return (context_length + _TREE_ROWS) * self.model.head_dim * _FLOAT
@@ -107,7 +107,7 @@ class _FusedDecoder(Decoder):
     def heads(self, heads: HeadSizes, quantization: Quantization) -> int:
         # The paper's are held in 4 bits, and path heads beside a base of 4 bits too.
         def held(numbers: int, kind: Quantization) -> int:
-            return matrix_bytes(numbers // _BLOCK_K, _BLOCK_K, kind)
+            return matrix_bytes(numbers // _BLOCK_K, _BLOCK_K, kind, HALF, HALF)
 
         kind: Quantization = "4bit" if quantization == "4bit" else "none"
         of_layers: Quantization = {"block": "4bit", "path": kind}.get(heads.kind, "none")

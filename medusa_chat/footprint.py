@@ -22,12 +22,20 @@ def weights_bytes(num_weights: int, quantization: Quantization, number_bytes: in
     return round(num_weights * per_weight)
 
 
-def matrix_bytes(rows: int, columns: int, quantization: Quantization, number_bytes: int = HALF) -> int:
-    """Of one linear's weights, as bitsandbytes holds them: 4-bit blocks have a scale each, 8-bit rows one."""
+def matrix_bytes(
+    rows: int,
+    columns: int,
+    quantization: Quantization,
+    number_bytes: int = HALF,
+    scale_bytes: int = _SCALE,
+) -> int:
+    """Of one linear's weights: 4-bit blocks have a scale each, by bitsandbytes of 4 bytes, in our own kernels
+    of 2; 8-bit rows one of 4.
+    """
     count = rows * columns
     match quantization:
         case "4bit":
-            return count // 2 + _SCALE * (count // _NF4_BLOCK)
+            return count // 2 + scale_bytes * (count // _NF4_BLOCK)
         case "8bit":
             return count + _SCALE * rows
         case "none":

@@ -49,11 +49,15 @@ class ModelSizes:
     head_dim: int = 0
     vocabulary: int = 0
 
-    def weights_bytes(self, quantization: Quantization, number_bytes: int = HALF, block: int = 1) -> int:
-        """As bitsandbytes holds them. block: inner positions to which 4-bit rows are filled up."""
+    def weights_bytes(
+        self, quantization: Quantization, number_bytes: int = HALF, block: int = 1, scale_bytes: int = 4
+    ) -> int:
+        """By default as bitsandbytes holds them. block: inner positions to which 4-bit rows are filled up;
+        scale_bytes: of each 64 of them.
+        """
         block = block if quantization == "4bit" else 1
         linears = sum(
-            count * matrix_bytes(rows, -(-columns // block) * block, quantization, number_bytes)
+            count * matrix_bytes(rows, -(-columns // block) * block, quantization, number_bytes, scale_bytes)
             for (rows, columns), count in self.linears
         )
         return linears + number_bytes * self.whole + self.stored

@@ -56,9 +56,9 @@ def test_a_7b_model_in_four_bits_part_by_part() -> None:
     linears = 32 * (4 * 4096 * 4096 + 3 * 4096 * 11008)
     whole = 2 * 32000 * 4096 + 65 * 4096
     table = (4096 + 64) * 128 * 4
-    assert plan.weights == linears // 2 + 4 * linears // 64 + 2 * whole + table
+    assert plan.weights == linears // 2 + 2 * linears // 64 + 2 * whole + table
     in_heads = 5 * 4096 * (4097 + 32000)
-    assert plan.heads == in_heads // 2 + 4 * in_heads // 64
+    assert plan.heads == in_heads // 2 + 2 * in_heads // 64
     assert plan.cache == (4096 + 128) * 524_288
     assert plan.total == plan.weights + plan.heads + plan.cache + plan.workspace + plan.program
     assert plan.peak >= plan.total
@@ -71,8 +71,8 @@ def test_a_cache_in_8_bits_is_planned_and_advised() -> None:
     assert small.cache == full.cache * 132 // 256
     assert replace(small, cache=full.cache) == full
     with pytest.raises(OutOfMemory, match=r"Try --kv-cache 8bit or --context 4,?\d+\."):
-        choose_plan("vicuna-7b", replace(LLAMA_7B, context=8192), None, "4bit", card(7.9), 8000)
-    choose_plan("vicuna-7b", replace(LLAMA_7B, context=8192), None, "4bit", card(7.9), 8000, "8bit")
+        choose_plan("vicuna-7b", replace(LLAMA_7B, context=8192), None, "4bit", card(7.5), 8000)
+    choose_plan("vicuna-7b", replace(LLAMA_7B, context=8192), None, "4bit", card(7.5), 8000, "8bit")
 
 
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])

@@ -47,12 +47,13 @@ class Shape:
         dtype_bytes: int,
         num_context: int,
         kv_cache: KVPrecision = "full",
+        scale_bytes: int = 4,
     ) -> int:
         """What a plain step must read: every linear and the LM head (never quantised) once, and the cached
-        keys and values.
+        keys and values. scale_bytes: of 64 weights in 4 bits.
         """
         per_layer = sum(
-            matrix_bytes(outputs, inputs, quantization, dtype_bytes)
+            matrix_bytes(outputs, inputs, quantization, dtype_bytes, scale_bytes)
             for outputs, inputs in self.linears.values()
         )
         row_bytes = kv_row_bytes(self.head_dim, kv_cache, dtype_bytes)

@@ -17,6 +17,7 @@ from medusa_chat.decoding.generate import Context, generate, new_context
 from medusa_chat.decoding.lookup import MAX_CHAIN
 from medusa_chat.decoding.planning import fixed_plan
 from medusa_chat.decoding.proposing import dynamic_candidates
+from medusa_chat.footprint import HALF
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
@@ -62,7 +63,8 @@ def measure_steps(
         seconds[nodes] = statistics.median(step_seconds(base, heads, nodes, context, num_context))
     memory = _peak(device) or base.num_bytes + heads.num_bytes + context.cache.num_bytes
     bandwidth = copy_bandwidth(device)
-    bytes_read = shape.bytes_read(quantization, dtype.itemsize, num_context, kv_cache)
+    scale_bytes = HALF if device.type == "cuda" else 4  # our own kernels' (kernels/packing.py)
+    bytes_read = shape.bytes_read(quantization, dtype.itemsize, num_context, kv_cache, scale_bytes)
     report: dict[str, Any] = {
         "shape": shape.name,
         "weights": WEIGHTS,

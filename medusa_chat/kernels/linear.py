@@ -4,12 +4,17 @@ A step that verifies a tree must cost what a step of one token costs, so weights
 registers and multiplied by all rows on the tensor cores. A row's sum runs over K in the same order however
 many rows there are: drafting then changes no bit of a reply.
 
+What limits a product of few rows is how fast codes are decoded. A table of pairs in shared memory takes half
+the instructions that arithmetic takes, but 32 kB for each program: only where a processor has room for several
+of those is it used. The values are the same.
+
 Where there are few outputs, K is split over several programs. The result is left as partial sums (S, M, N)
 for the kernel that reads them next to add up, in order: no launch and no atomics for the reduction.
 """
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 
@@ -18,12 +23,16 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from medusa_chat.kernels.packing import BLOCK_K, GROUP, WORDS, PackedWeight
+from medusa_chat.kernels.packing import BLOCK_K, GROUP, ROTATION, WORDS, PackedWeight
+from medusa_chat.kernels.shared_memory import allow_beside_tensors
 
 MAX_ROWS = 64  # of one program; more take several
 INTERPRETED = knobs.runtime.interpret  # no inline assembly there
 _GROUP = tl.constexpr(GROUP)
 _WORDS = tl.constexpr(WORDS)
+_ROTATION = tl.constexpr(ROTATION)
+_ENTRY_BYTES = 1 << ROTATION  # of the table of pairs: a word for each lane of a warp
+_ROOM_FOR_TABLES = 128 * 1024  # bytes of shared memory of a processor; consumer cards have 100 kB
 
 
 @dataclass(frozen=True, slots=True)
@@ -81,7 +90,6 @@ def _launch(
     out = torch.empty(tiling.splits, num_rows, num_outputs, dtype=torch.float32, device=x.device)
     block_m = 16 if each else min(MAX_ROWS, max(16, triton.next_power_of_2(num_rows)))
     num_blocks = triton.cdiv(weight.num_inputs, tiling.block_k)
-    per_split = triton.cdiv(num_blocks, tiling.splits)
     num_tiles = triton.cdiv(num_outputs, tiling.block_n)
     grid = (num_tiles, tiling.splits, num_rows if each else triton.cdiv(num_rows, block_m))
     common = (
@@ -89,90 +97,147 @@ def _launch(
     )  # fmt: skip
     # Where no row and no inner position is missing nothing is masked.
     launch = {
-        "PER_SPLIT": per_split, "EACH": each, "FULL": not each and num_rows % block_m == 0,
-        "WHOLE": num_blocks * tiling.block_k == weight.num_inputs and num_blocks % tiling.splits == 0,
+        "EACH": each, "FULL": not each and num_rows % block_m == 0,
         "num_warps": tiling.num_warps, "num_stages": tiling.num_stages,
     }  # fmt: skip
     if weight.table is None:
+        whole = num_blocks * tiling.block_k == weight.num_inputs and num_blocks % tiling.splits == 0
         _rows_kernel[grid](
             x, weight.data, weight.scales, *common,
+            PER_SPLIT=triton.cdiv(num_blocks, tiling.splits), WHOLE=whole,
             BLOCK_M=block_m, BLOCK_N=tiling.block_n, BLOCK_K=tiling.block_k, **launch,
         )  # fmt: skip
     else:
-        _planes_kernel[grid](
+        if block_m == MAX_ROWS:
+            # So many sums in four warps take all of their registers, and few programs run at once.
+            launch |= {"num_warps": 2 * tiling.num_warps, "maxnreg": 128}
+        filling, (first, second) = _decoding(weight, launch["num_warps"], x.device)
+        _codes_kernel[grid](
             x, weight.data, weight.scales, weight.table, *common, num_blocks,
-            BLOCK_M=block_m, BLOCK_N=tiling.block_n,
-            ASM=None if INTERPRETED else _decode_asm(weight.lookup), NUM_STAGES=tiling.num_stages, **launch,
+            WHOLE=num_blocks * BLOCK_K == weight.num_inputs, BLOCK_M=block_m, BLOCK_N=tiling.block_n,
+            FILLING=filling, FIRST=first, SECOND=second, NUM_STAGES=tiling.num_stages, **launch,
         )  # fmt: skip
     return out
 
 
+def _decoding(
+    weight: PackedWeight, num_warps: int, device: torch.device
+) -> tuple[str | None, tuple[str, str] | tuple[None, None]]:
+    """What fills a program's table, if it has one, and what decodes both of two neighbouring words."""
+    if INTERPRETED:
+        return None, (None, None)
+    if not has_room_for_tables(device):
+        return None, _arithmetic(weight.lookup)
+    allow_beside_tensors(_codes_kernel.__name__)
+    return _filling(weight.lookup, num_warps), _lookup()
+
+
 @cache
-def _decode_asm(planes: tuple[int, ...]) -> str:
-    """Two neighbouring words ($8, $9) -> eight registers ($0-$7): of each plane, the two words' values.
+def has_room_for_tables(device: torch.device) -> bool:
+    """Of pairs, in shared memory."""
+    return torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor >= _ROOM_FOR_TABLES
+
+
+@cache
+def _arithmetic(planes: tuple[int, ...]) -> tuple[str, str]:
+    """Of each of two neighbouring words ($4, $5), decoding by arithmetic: planes 0 to 3 of the values, or 4 to 7,
+    in $0 to $3.
 
     planes: the table's low and high bytes, four a word. Per four codes and byte, two byte permutes look up
     the lower and the upper half of the table, and a mask made of the codes' high bits selects.
     """
     lines = [
-        ".reg .b32 zero, codes, moved, mask, x, y, p, q, t0, t2, t4, t6;",
+        ".reg .b32 zero, word, codes, moved, mask, x, y, p, q, t0, t2, t4, t6;",
         # A byte permute takes one constant. Others the compiler would keep in uniform registers and move over
         # before each use, an eighth of all instructions, if it knew that they are the same in all lanes.
         "mov.u32 zero, %lanemask_lt; shr.u32 zero, zero, 31;",
         *(f"xor.b32 t{i}, zero, {value};" for i, value in zip((0, 2, 4, 6), planes[::2], strict=True)),
+        f"shf.r.wrap.b32 word, $word, $word, {ROTATION}; shl.b32 moved, word, 4; and.b32 codes, word, 0x77777777;",
     ]
-    for word, planes_out in (("$8", range(4)), ("$9", range(4, 8))):
-        lines.append(f"and.b32 codes, {word}, 0x77777777; mov.b32 moved, {word};")
-        for half in range(2):
-            if half:
-                lines.append(f"shr.u32 codes, codes, 16; shl.b32 moved, {word}, 4;")
-            lines.append("prmt.b32 mask, moved, moved, 0xBA98;")
-            for byte, i in (("p", 0), ("q", 4)):
-                lines.append(f"prmt.b32 x, t{i}, {planes[i + 1]}, codes;")
-                lines.append(f"prmt.b32 y, t{i + 2}, {planes[i + 3]}, codes;")
-                lines.append(f"lop3.b32 {byte}, mask, y, x, 0xCA;")
-            first = planes_out[2 * half]
-            lines.append(f"prmt.b32 ${first}, p, q, 0x5140; prmt.b32 ${first + 1}, p, q, 0x7362;")
-    return "{" + " ".join(lines) + "}"
+    for half, high_bits in enumerate(("0xD9C8", "0xFBEA")):
+        if half:
+            lines.append("shr.u32 codes, codes, 16;")
+        lines.append(f"prmt.b32 mask, moved, word, {high_bits};")
+        for byte, i in (("p", 0), ("q", 4)):
+            lines.append(f"prmt.b32 x, t{i}, {planes[i + 1]}, codes;")
+            lines.append(f"prmt.b32 y, t{i + 2}, {planes[i + 3]}, codes;")
+            lines.append(f"lop3.b32 {byte}, mask, y, x, 0xCA;")
+        lines.append(f"prmt.b32 ${2 * half}, p, q, 0x5140; prmt.b32 ${2 * half + 1}, p, q, 0x7362;")
+    return _of_both_words(lines)
+
+
+@cache
+def _lookup() -> tuple[str, str]:
+    """The same by the table of pairs, which _filling has left in shared memory."""
+    lines = [
+        ".reg .b32 table, lane, a, b, c, d;",
+        "mov.u32 table, medusa_pairs; mov.u32 lane, %laneid; shl.b32 lane, lane, 2;",
+        "shf.r.wrap.b32 b, $word, $word, 8; shf.r.wrap.b32 c, $word, $word, 16;",
+        "shf.r.wrap.b32 d, $word, $word, 24; mov.b32 a, $word;",
+    ]
+    for plane, at in enumerate("abcd"):
+        lines.append(f"lop3.b32 {at}, {at}, {255 << ROTATION}, lane, 0xEA; add.u32 {at}, {at}, table;")
+        lines.append(f"ld.shared.b32 ${plane}, [{at}];")
+    return _of_both_words(lines)
+
+
+def _of_both_words(lines: Sequence[str]) -> tuple[str, str]:
+    text = "{ " + " ".join(lines) + " }"
+    return text.replace("$word", "$4"), text.replace("$word", "$5")
+
+
+@cache
+def _filling(planes: tuple[int, ...], num_warps: int) -> str:
+    """Fills 32 kB of shared memory with the values of every byte's two codes, once for each lane of a warp:
+    32 lanes that look up 32 bytes then read 32 banks. Each warp does some of the upper codes.
+    """
+    values = [_nth_byte(planes[:4], code) | _nth_byte(planes[4:], code) << 8 for code in range(16)]
+    share = 16 // num_warps
+    entry = _ENTRY_BYTES
+    lines = [
+        f".shared .align 128 .b8 medusa_pairs[{256 * entry}];",
+        "{ .reg .b32 warp, code, at, x, y, p, q, upper; .reg .pred high;",
+        f"mov.u32 warp, %tid.x; shr.u32 warp, warp, 5; mul.lo.u32 at, warp, {share * 16 * entry};",
+        "mov.u32 $0, %laneid; shl.b32 x, $0, 2; add.u32 at, at, x; mov.u32 x, medusa_pairs; add.u32 at, at, x;",
+    ]
+    for i in range(share):
+        lines.append(f"mad.lo.u32 code, warp, {share}, {i}; setp.ge.u32 high, code, 8; and.b32 code, code, 7;")
+        for byte, half in (("p", planes[:4]), ("q", planes[4:])):
+            lines.append(f"selp.b32 x, {half[2]}, {half[0]}, high; selp.b32 y, {half[3]}, {half[1]}, high;")
+            lines.append(f"prmt.b32 {byte}, x, y, code;")
+        lines.append("prmt.b32 upper, p, q, 0x4044; and.b32 upper, upper, 0xFFFF0000;")
+        for code, value in enumerate(values):
+            lines.append(f"or.b32 x, upper, {value}; st.shared.b32 [at+{(16 * i + code) * entry}], x;")
+    return " ".join([*lines, "}"])
+
+
+def _nth_byte(words: Sequence[int], n: int) -> int:
+    return words[n // 4] >> 8 * (n % 4) & 255
 
 
 @triton.jit
-def _decode(pointers, word, table, ASM: tl.constexpr):
-    """Pointers to words (BLOCK_N, 16) -> eight planes of values, same shape.
+def _decode(pointers, words, word, table, GROUP_NUMBER: tl.constexpr, ASM: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Words (BLOCK_N, 16) at their pointers -> values (BLOCK_N, 64) of one of a block's two groups.
 
     With ASM, two neighbouring words must lie in one thread, in order; every layout that tensor cores take or
     that loads 8 bytes at once does so.
     """
-    kind = table.dtype.element_ty
     if ASM is not None:
-        return tl.inline_asm_elementwise(
-            ASM,
-            "=r,=r,=r,=r,=r,=r,=r,=r,r,r",
-            [tl.load(pointers)],
-            dtype=(kind, kind, kind, kind, kind, kind, kind, kind),
-            is_pure=True,
-            pack=2,
+        kind = table.dtype.element_ty
+        first, second, third, fourth = tl.inline_asm_elementwise(
+            ASM, "=r,=r,=r,=r,r,r", [words], dtype=(kind, kind, kind, kind), is_pure=True, pack=2
         )
-    odd = word[None, :] & 1
-    first = tl.load(pointers - odd)
-    second = tl.load(pointers - odd + 1)
-    return (
-        tl.load(table + _code(first, odd)),
-        tl.load(table + _code(first, odd + 2)),
-        tl.load(table + _code(first, odd + 4)),
-        tl.load(table + _code(first, odd + 6)),
-        tl.load(table + _code(second, odd)),
-        tl.load(table + _code(second, odd + 2)),
-        tl.load(table + _code(second, odd + 4)),
-        tl.load(table + _code(second, odd + 6)),
-    )
-
-
-@triton.jit
-def _code(words, position):
-    """The code at each position of each word (see packing.py)."""
-    high_bit = tl.where(position < 4, 8 * position + 7, 8 * position - 29)
-    return words >> 4 * position & 7 | (words >> high_bit & 1) << 3
+    else:
+        odd = word[None, :] & 1
+        held = tl.load(pointers - odd + GROUP_NUMBER)
+        first = tl.load(table + (held >> _ROTATION + 4 * odd & 15))
+        second = tl.load(table + (held >> _ROTATION + 8 + 4 * odd & 15))
+        third = tl.load(table + (held >> _ROTATION + 16 + 4 * odd & 15))
+        last = held >> 24 + _ROTATION & 1 | held << 8 - _ROTATION
+        fourth = tl.load(table + (last >> 4 * odd & 15))
+    # In registers no value moves: a tile of 64 is four of 16 to the tensor cores.
+    joined = tl.join(tl.join(first, third), tl.join(second, fourth))  # (BLOCK_N, 16, 2, 2)
+    return joined.permute(0, 2, 3, 1).reshape(BLOCK_N, 64)
 
 
 @triton.jit
@@ -184,44 +249,44 @@ def _rows_of(program, num_rows, num_outputs, EACH: tl.constexpr, BLOCK_M: tl.con
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def _planes_kernel(
+def _codes_kernel(
     x_ptr, data_ptr, scales_ptr, table_ptr, out_ptr, bias_ptr,
     num_rows, x_stride, num_outputs, all_outputs, num_inputs, num_blocks,
-    PER_SPLIT: tl.constexpr, EACH: tl.constexpr, WHOLE: tl.constexpr, FULL: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, ASM: tl.constexpr, NUM_STAGES: tl.constexpr,
+    EACH: tl.constexpr, WHOLE: tl.constexpr, FULL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    FILLING: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
-    """4-bit weights: out[split, m, n] = Σ over the split's blocks of scale · (table[code] · x)."""
+    """4-bit weights: out[split, m, n] = Σ over the split's groups of scale · (table[code] · x)."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(1)
     first_row, end_row, first_output = _rows_of(tl.program_id(2), num_rows, num_outputs, EACH, BLOCK_M)
     m = first_row + tl.arange(0, BLOCK_M)
     word = tl.arange(0, _WORDS)
-    BLOCK_K: tl.constexpr = 8 * _WORDS
-    NUM_GROUPS: tl.constexpr = BLOCK_K // _GROUP
-    PLANES: tl.constexpr = 8 // NUM_GROUPS  # of one group
+    k = tl.arange(0, _GROUP)
+    if FILLING is not None:
+        tl.inline_asm_elementwise(FILLING, "=r,r", [split], dtype=tl.int32, is_pure=False, pack=1)
+        tl.debug_barrier()
     safe_n = first_output + tl.where(n < num_outputs, n, 0)
-    x_rows = x_ptr + m[None, :] * x_stride + word[:, None]
+    x_rows = x_ptr + m[None, :] * x_stride + k[:, None]
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    for i in tl.range(PER_SPLIT, num_stages=NUM_STAGES):
-        # A last split of fewer blocks reads the last one again, against zeros.
-        block = split * PER_SPLIT + i
-        there = tl.minimum(block, num_blocks - 1).to(tl.int64)
-        words = data_ptr + (there * all_outputs + safe_n)[:, None] * _WORDS + word[None, :]
-        planes = _decode(words, word, table_ptr, ASM)
-        for group in tl.static_range(NUM_GROUPS):
-            scale = tl.load(scales_ptr + (there * NUM_GROUPS + group) * all_outputs + safe_n)
-            part = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-            for j in tl.static_range(PLANES):
-                start = block * BLOCK_K + (group * PLANES + j) * _WORDS
-                if FULL and WHOLE:
-                    x = tl.load(x_rows + start)  # (16, BLOCK_M)
-                else:
-                    inside = (m < end_row)[None, :]
-                    if not WHOLE:
-                        inside = inside & (start + word < num_inputs)[:, None]
-                    x = tl.load(x_rows + start, mask=inside, other=0.0)
-                part = tl.dot(planes[group * PLANES + j], x, part)
-            acc += part * scale[:, None]
+    first_block = split * num_blocks // tl.num_programs(1)
+    end_block = (split + 1) * num_blocks // tl.num_programs(1)
+    for block in tl.range(first_block, end_block, num_stages=NUM_STAGES):
+        there = block * all_outputs + safe_n
+        words_at = data_ptr + there.to(tl.int64)[:, None] * _WORDS + word[None, :]
+        words = tl.load(words_at)
+        scales = tl.load(scales_ptr + there)
+        for group in tl.static_range(2):
+            values = _decode(words_at, words, word, table_ptr, group, FIRST if group == 0 else SECOND, BLOCK_N)
+            start = (2 * block + group) * _GROUP
+            if FULL and WHOLE:
+                x = tl.load(x_rows + start)  # (64, BLOCK_M)
+            else:
+                inside = (m < end_row)[None, :]
+                if not WHOLE:
+                    inside = inside & (start + k < num_inputs)[:, None]
+                x = tl.load(x_rows + start, mask=inside, other=0.0)
+            scale = (scales >> 16 * group).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
+            acc += tl.dot(values, x) * scale[:, None]
     _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, end_row, num_outputs, first_output)
 
 

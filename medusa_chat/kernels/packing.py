@@ -1,13 +1,13 @@
-"""How weights lie in memory for the kernels: 16 and 8 bits as they are, 4 bits in words of eight planes.
+"""How weights lie in memory for the kernels: 16 and 8 bits as they are, 4 bits in words of eight codes.
 
-A 4-bit word (int32) holds eight codes of one output row. Of each block of 128 inner positions, plane j is the
-run of 16 from 16j on: a tile of words is decoded into eight tiles that are ready for the
-tensor cores, and the input is read where it lies. Two neighbouring words, i and i + 1 with i even, together
-hold the positions i and i + 1 of all planes: the first those of planes 0 to 3, the second those of 4 to 7,
-each plane's two codes side by side, since tensor cores take values in pairs.
+Of each block of 128 inner positions, plane j is the run of 16 from 16j on. Two neighbouring words (int32) of
+an output row, i and i + 1 with i even, together hold the codes at positions i and i + 1 of all planes: the
+first those of planes 0 to 3, the second those of planes 4 to 7. A byte is one plane's two codes, the lower
+four bits first: tensor cores take values in pairs, and a table of 256 pairs decodes a byte at once. So a tile
+of words becomes tiles that are ready for the tensor cores, and the input is read where it lies.
 
-Within a word, code c has its low three bits at 4c and its high bit where one byte-permute instruction spreads
-it into a mask: at 8c + 7 for the first four codes and at 8(c - 4) + 3 for the others.
+A word is rotated to the left by 7 bits: masked, it is its first byte times the 128 bytes that one entry of
+that table takes (linear.py).
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ import torch
 GROUP = 64  # inner positions that share a scale
 WORDS = 16  # of one output row in a block
 BLOCK_K = 8 * WORDS  # inner positions of a block
-_HIGH_BIT = (7, 15, 23, 31, 3, 11, 19, 27)
+ROTATION = 7  # bits
 
 
 @dataclass(frozen=True, slots=True)
 class PackedWeight:
     """The weights of one product, several layers of the same input stacked by rows.
 
-    data: (N, K) in 16 bits or int8, or words (K' / 128, N, 16) int32. scales: (N,) float32 with int8,
-    (K' / 64, N) float32 with 4 bits, where K' is K filled up to whole blocks. table: (16,), what
-    each 4-bit code stands for, in the dtype that is multiplied; lookup: its byte planes. bias: (N,) or None.
+    data: (N, K) in 16 bits or int8, or words (K' / 128, N, 16) int32, where K' is K filled up to whole blocks.
+    scales: (N,) float32 with int8, (K' / 128, N) int32 with 4 bits, of which each is a block's two scales in
+    float16, the first in the lower half. table: (16,), what each 4-bit code stands for, in the dtype that is
+    multiplied; lookup: its byte planes. bias: (N,) or None.
     """
 
     data: torch.Tensor
@@ -51,7 +52,8 @@ class PackedWeight:
         if self.table is not None:
             assert self.scales is not None
             values = self.table.float()[unpack_codes(self.data).long()]  # (N, K')
-            return (values * self.scales.T.repeat_interleave(GROUP, 1))[:, : self.num_inputs]
+            scales = unpack_scales(self.scales).repeat_interleave(GROUP, 1)
+            return (values * scales)[:, : self.num_inputs]
         values = self.data.float()
         return values if self.scales is None else values * self.scales[:, None]
 
@@ -89,7 +91,7 @@ def pack_4bit(
         pack_codes(codes),
         num_outputs,
         num_inputs,
-        scales.T.contiguous(),
+        pack_scales(scales),
         table.to(dtype),
         byte_planes(table.to(dtype)),
         bias,
@@ -102,20 +104,31 @@ def pack_codes(codes: torch.Tensor) -> torch.Tensor:
     blocks = num_inputs // BLOCK_K
     # N, block, which word of two, plane, word pair, which position of two
     parts = codes.view(num_outputs, blocks, 2, 4, WORDS // 2, 2)
-    by_code = parts.permute(3, 5, 1, 0, 4, 2).reshape(8, blocks, num_outputs, WORDS)
-    packed = torch.zeros(by_code.shape[1:], dtype=torch.int32, device=codes.device)
-    for position, code in enumerate(by_code):
-        packed |= (code.int() & 7) << (4 * position)
-        packed |= (code.int() >> 3) << _HIGH_BIT[position]
+    pairs = parts[..., 0] | parts[..., 1] << 4
+    planes = pairs.permute(3, 1, 0, 4, 2).reshape(4, blocks, num_outputs, WORDS)
+    packed = planes[3].int() >> 32 - 24 - ROTATION | planes[3].int() << 24 + ROTATION
+    for plane, values in enumerate(planes[:3]):
+        packed |= values.int() << 8 * plane + ROTATION
     return packed
 
 
 def unpack_codes(packed: torch.Tensor) -> torch.Tensor:
     """The inverse of pack_codes: (N, K) uint8."""
     blocks, num_outputs, _ = packed.shape
-    by_code = [(packed >> 4 * c) & 7 | ((packed >> _HIGH_BIT[c]) & 1) << 3 for c in range(8)]
+    plain = packed >> ROTATION & (1 << 32 - ROTATION) - 1 | packed << 32 - ROTATION
+    by_code = [plain >> shift & 15 for shift in range(0, 32, 4)]
     parts = torch.stack(by_code).view(4, 2, blocks, num_outputs, WORDS // 2, 2)
     return parts.permute(3, 2, 5, 0, 4, 1).reshape(num_outputs, -1).to(torch.uint8)
+
+
+def pack_scales(scales: torch.Tensor) -> torch.Tensor:
+    """(N, K / 64) float32 -> (K / 128, N) int32, two of float16 each: asynchronous copies take no fewer bytes."""
+    return scales.half().contiguous().view(torch.int32).T.contiguous()
+
+
+def unpack_scales(packed: torch.Tensor) -> torch.Tensor:
+    """The inverse of pack_scales, but for what rounding has taken."""
+    return packed.T.contiguous().view(torch.float16).float()
 
 
 def byte_planes(table: torch.Tensor) -> tuple[int, ...]:

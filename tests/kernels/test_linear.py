@@ -16,6 +16,7 @@ from medusa_chat.kernels.linear import (
     linear_reference,
 )
 from medusa_chat.kernels.packing import (
+    ROTATION,
     PackedWeight,
     byte_planes,
     codes_of,
@@ -23,7 +24,9 @@ from medusa_chat.kernels.packing import (
     pack_codes,
     pack_float,
     pack_int8,
+    pack_scales,
     unpack_codes,
+    unpack_scales,
 )
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -59,12 +62,19 @@ def test_codes_survive_packing() -> None:
 def test_a_word_pair_holds_both_codes_of_each_plane() -> None:
     """Word 0 of a block holds positions 0 and 1 of planes 0 to 3, word 1 those of planes 4 to 7."""
     codes = torch.zeros(1, 128, dtype=torch.uint8)
-    codes[0, 16] = 5  # plane 1, position 0: the third code of word 0
-    codes[0, 81] = 11  # plane 5, position 1: the fourth code of word 1, whose high bit is bit 31
+    codes[0, 16] = 5  # plane 1, position 0: the lower half of the second byte of word 0
+    codes[0, 113] = 11  # plane 7, position 1: the upper half of the last byte of word 1
     words = pack_codes(codes)[0, 0]
-    assert words[0] == 5 << 8
-    assert words[1] == (3 << 12) - 2**31
+    assert words[0] == 5 << 8 + ROTATION
+    assert words[1] == 11 << 28 - (32 - ROTATION)
     assert not words[2:].any()
+
+
+def test_scales_survive_packing() -> None:
+    scales = torch.rand(7, 6)
+    packed = pack_scales(scales)
+    assert packed.shape == (3, 7)
+    assert torch.equal(unpack_scales(packed), scales.half().float())
 
 
 def test_byte_planes_hold_low_and_high_bytes() -> None:
