@@ -122,7 +122,7 @@ class _FusedDecoder(Decoder):
     def packing(self, quantization: Quantization) -> int:
         """Of the gate and up projections, which are one product, or of some rows of the heads."""
         codes = 2 * self.model.inner * self.model.hidden
-        product = {"4bit": _PACKING * codes, "8bit": codes, "none": HALF * codes}[quantization]
+        product = {"4bit": _PACKING * codes, "8bit": 2 * codes, "none": HALF * codes}[quantization]
         return max(product, _PACKING_HEADS * self.model.hidden)
 
     def _rows(self, count: int) -> int:

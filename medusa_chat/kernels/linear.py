@@ -23,11 +23,13 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from medusa_chat.kernels.packing import BLOCK_K, GROUP, ROTATION, WORDS, PackedWeight
+from medusa_chat.kernels.packing import BLOCK_K, BYTES_WORDS, GROUP, ROTATION, WORDS, PackedWeight
 from medusa_chat.kernels.shared_memory import allow_beside_tensors
 
 MAX_ROWS = 64  # of one program; more take several
 INTERPRETED = knobs.runtime.interpret  # no inline assembly there
+_BLOCK_K = tl.constexpr(BLOCK_K)
+_BYTES_WORDS = tl.constexpr(BYTES_WORDS)
 _GROUP = tl.constexpr(GROUP)
 _WORDS = tl.constexpr(WORDS)
 _ROTATION = tl.constexpr(ROTATION)
@@ -37,25 +39,24 @@ _ROOM_FOR_TABLES = 128 * 1024  # bytes of shared memory of a processor; consumer
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
-    """How a product is cut. splits and block_k fix the order of summation and belong to the weight; the
-    rest may change with the number of rows and changes no bit.
+    """How a product is cut. splits fixes the order of summation and belongs to the weight; the rest may
+    change with the number of rows and changes no bit.
     """
 
     splits: int
     block_n: int
-    block_k: int = BLOCK_K
     num_warps: int = 4
     num_stages: int = 3
 
 
 def default_tiling(weight: PackedWeight, num_processors: int) -> Tiling:
-    """What was best, or within a tenth of it, for every shape of a 7B model on an H100: about three programs
-    for each processor.
+    """What was best, or within a tenth of it, for every shape of a 7B model on an H100: about two programs for
+    each processor.
     """
     block_n = 64 if weight.table is None else 128
     num_tiles, num_blocks = triton.cdiv(weight.num_outputs, block_n), triton.cdiv(weight.num_inputs, BLOCK_K)
     splits = 1
-    while splits < 8 and num_tiles * splits < 2.5 * num_processors and num_blocks >= 4 * splits:
+    while splits < 8 and num_tiles * splits < 1.9 * num_processors and num_blocks >= 4 * splits:
         splits *= 2
     return Tiling(splits, block_n)
 
@@ -89,34 +90,30 @@ def _launch(
     num_rows = x.shape[0]
     out = torch.empty(tiling.splits, num_rows, num_outputs, dtype=torch.float32, device=x.device)
     block_m = 16 if each else min(MAX_ROWS, max(16, triton.next_power_of_2(num_rows)))
-    num_blocks = triton.cdiv(weight.num_inputs, tiling.block_k)
+    num_blocks = triton.cdiv(weight.num_inputs, BLOCK_K)
     num_tiles = triton.cdiv(num_outputs, tiling.block_n)
     grid = (num_tiles, tiling.splits, num_rows if each else triton.cdiv(num_rows, block_m))
-    common = (
-        out, weight.bias, num_rows, x.stride(0), num_outputs, weight.num_outputs, weight.num_inputs,
-    )  # fmt: skip
-    # Where no row and no inner position is missing nothing is masked.
+    sizes = num_rows, x.stride(0), num_outputs, weight.num_outputs, weight.num_inputs, num_blocks
     launch = {
-        "EACH": each, "FULL": not each and num_rows % block_m == 0,
+        "BLOCK_M": block_m, "BLOCK_N": tiling.block_n, "EACH": each,
+        # Where no row and no inner position is missing nothing is masked.
+        "FULL": not each and num_rows % block_m == 0, "WHOLE": num_blocks * BLOCK_K == weight.num_inputs,
         "num_warps": tiling.num_warps, "num_stages": tiling.num_stages,
     }  # fmt: skip
-    if weight.table is None:
-        whole = num_blocks * tiling.block_k == weight.num_inputs and num_blocks % tiling.splits == 0
-        _rows_kernel[grid](
-            x, weight.data, weight.scales, *common,
-            PER_SPLIT=triton.cdiv(num_blocks, tiling.splits), WHOLE=whole,
-            BLOCK_M=block_m, BLOCK_N=tiling.block_n, BLOCK_K=tiling.block_k, **launch,
-        )  # fmt: skip
-    else:
+    if weight.table is not None:
         if block_m == MAX_ROWS:
             # So many sums in four warps take all of their registers, and few programs run at once.
             launch |= {"num_warps": 2 * tiling.num_warps, "maxnreg": 128}
         filling, (first, second) = _decoding(weight, launch["num_warps"], x.device)
         _codes_kernel[grid](
-            x, weight.data, weight.scales, weight.table, *common, num_blocks,
-            WHOLE=num_blocks * BLOCK_K == weight.num_inputs, BLOCK_M=block_m, BLOCK_N=tiling.block_n,
+            x, weight.data, weight.scales, weight.table, out, weight.bias, *sizes,
             FILLING=filling, FIRST=first, SECOND=second, NUM_STAGES=tiling.num_stages, **launch,
         )  # fmt: skip
+    elif weight.scales is not None:
+        asm = None if INTERPRETED else _widening(x.dtype)
+        _bytes_kernel[grid](x, weight.data, weight.scales, out, weight.bias, *sizes, ASM=asm, **launch)
+    else:
+        _values_kernel[grid](x, weight.data, out, weight.bias, *sizes, **launch)
     return out
 
 
@@ -211,6 +208,26 @@ def _filling(planes: tuple[int, ...], num_warps: int) -> str:
     return " ".join([*lines, "}"])
 
 
+@cache
+def _widening(dtype: torch.dtype) -> str:
+    """Two neighbouring words of bytes ($4, $5) -> the values of planes 0 and 1 ($0, $1), and 2 and 3 ($2, $3).
+
+    A byte's bits become the lowest of a 16-bit number, from which its exponent's value is then taken.
+    """
+    if dtype == torch.bfloat16:  # 128 and the lower seven bits; less 128, or 256 where the sign bit is set
+        lines = [".reg .b32 bytes, value, less, one; mov.u32 one, 0x3F803F80;"]
+        widen = (
+            "lop3.b32 value, bytes, 0x007F007F, 0x43004300, 0xEA; lop3.b32 less, bytes, 0x00800080, 0xC300C300, 0x6A;"
+            "fma.rn.bf16x2 $out, value, one, less;"
+        )
+    else:  # 1024 and the byte with its sign bit turned; less 1152
+        lines = [".reg .b32 bytes, value, less; mov.u32 less, 0xE480E480;"]
+        widen = "lop3.b32 value, bytes, 0x00FF00FF, 0x64806480, 0x6A; add.rn.f16x2 $out, value, less;"
+    for out, word, shift in ((0, 4, 0), (1, 4, 8), (2, 5, 0), (3, 5, 8)):
+        lines.append(f"shr.u32 bytes, ${word}, {shift}; " + widen.replace("$out", f"${out}"))
+    return "{ " + " ".join(lines) + " }"
+
+
 def _nth_byte(words: Sequence[int], n: int) -> int:
     return words[n // 4] >> 8 * (n % 4) & 255
 
@@ -235,9 +252,34 @@ def _decode(pointers, words, word, table, GROUP_NUMBER: tl.constexpr, ASM: tl.co
         third = tl.load(table + (held >> _ROTATION + 16 + 4 * odd & 15))
         last = held >> 24 + _ROTATION & 1 | held << 8 - _ROTATION
         fourth = tl.load(table + (last >> 4 * odd & 15))
-    # In registers no value moves: a tile of 64 is four of 16 to the tensor cores.
-    joined = tl.join(tl.join(first, third), tl.join(second, fourth))  # (BLOCK_N, 16, 2, 2)
-    return joined.permute(0, 2, 3, 1).reshape(BLOCK_N, 64)
+    return _four_planes(first, second, third, fourth, BLOCK_N)
+
+
+@triton.jit
+def _widen(pointers, words, word, x_ptr, ASM: tl.constexpr, BLOCK_N: tl.constexpr):
+    """Words (BLOCK_N, 32) of bytes at their pointers -> a block's values (BLOCK_N, 128)."""
+    kind = x_ptr.dtype.element_ty
+    if ASM is not None:
+        first, second, third, fourth = tl.inline_asm_elementwise(
+            ASM, "=r,=r,=r,=r,r,r", [words], dtype=(kind, kind, kind, kind), is_pure=True, pack=2
+        )
+    else:
+        odd = word[None, :] & 1
+        lower, upper = tl.load(pointers - odd), tl.load(pointers - odd + 1)
+        first = (lower << 24 - 16 * odd >> 24).to(kind)
+        second = (lower << 16 - 16 * odd >> 24).to(kind)
+        third = (upper << 24 - 16 * odd >> 24).to(kind)
+        fourth = (upper << 16 - 16 * odd >> 24).to(kind)
+    return _four_planes(first, second, third, fourth, BLOCK_N)
+
+
+@triton.jit
+def _four_planes(first, second, third, fourth, BLOCK_N: tl.constexpr):
+    """(BLOCK_N, P) each -> (BLOCK_N, 4P), one after the other. In registers no value moves: to the tensor cores a
+    tile is several of 16 positions anyway.
+    """
+    joined = tl.join(tl.join(first, third), tl.join(second, fourth))  # (BLOCK_N, P, 2, 2)
+    return joined.permute(0, 2, 3, 1).reshape(BLOCK_N, 4 * first.shape[1])
 
 
 @triton.jit
@@ -268,8 +310,7 @@ def _codes_kernel(
     safe_n = first_output + tl.where(n < num_outputs, n, 0)
     x_rows = x_ptr + m[None, :] * x_stride + k[:, None]
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    first_block = split * num_blocks // tl.num_programs(1)
-    end_block = (split + 1) * num_blocks // tl.num_programs(1)
+    first_block, end_block = _blocks_of(split, num_blocks)
     for block in tl.range(first_block, end_block, num_stages=NUM_STAGES):
         there = block * all_outputs + safe_n
         words_at = data_ptr + there.to(tl.int64)[:, None] * _WORDS + word[None, :]
@@ -278,48 +319,83 @@ def _codes_kernel(
         for group in tl.static_range(2):
             values = _decode(words_at, words, word, table_ptr, group, FIRST if group == 0 else SECOND, BLOCK_N)
             start = (2 * block + group) * _GROUP
-            if FULL and WHOLE:
-                x = tl.load(x_rows + start)  # (64, BLOCK_M)
-            else:
-                inside = (m < end_row)[None, :]
-                if not WHOLE:
-                    inside = inside & (start + k < num_inputs)[:, None]
-                x = tl.load(x_rows + start, mask=inside, other=0.0)
+            x = _load_rows(x_rows, m, k, end_row, num_inputs, start, FULL, WHOLE)
             scale = (scales >> 16 * group).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
             acc += tl.dot(values, x) * scale[:, None]
     _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, end_row, num_outputs, first_output)
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def _rows_kernel(
+def _bytes_kernel(
     x_ptr, data_ptr, scales_ptr, out_ptr, bias_ptr,
-    num_rows, x_stride, num_outputs, all_outputs, num_inputs,
-    PER_SPLIT: tl.constexpr, EACH: tl.constexpr, WHOLE: tl.constexpr, FULL: tl.constexpr,
-    BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr, BLOCK_K: tl.constexpr,
+    num_rows, x_stride, num_outputs, all_outputs, num_inputs, num_blocks,
+    EACH: tl.constexpr, WHOLE: tl.constexpr, FULL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+    ASM: tl.constexpr,
 ):  # fmt: skip
-    """16-bit weights, or int8 with a scale for each output."""
+    """8-bit weights, a scale for each output."""
     n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
     split = tl.program_id(1)
     first_row, end_row, first_output = _rows_of(tl.program_id(2), num_rows, num_outputs, EACH, BLOCK_M)
     m = first_row + tl.arange(0, BLOCK_M)
-    k = tl.arange(0, BLOCK_K)
-    safe_n = (first_output + tl.where(n < num_outputs, n, 0)).to(tl.int64)
+    word = tl.arange(0, _BYTES_WORDS)
+    k = tl.arange(0, _BLOCK_K)
+    safe_n = first_output + tl.where(n < num_outputs, n, 0)
+    x_rows = x_ptr + m[None, :] * x_stride + k[:, None]
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
-    for i in range(PER_SPLIT):
-        at = (split * PER_SPLIT + i) * BLOCK_K + k
-        values_at = data_ptr + safe_n[:, None] * num_inputs + at[None, :]
-        x_at = x_ptr + m[None, :] * x_stride + at[:, None]
-        if FULL and WHOLE:
-            values = tl.load(values_at)
-            x = tl.load(x_at)  # (BLOCK_K, BLOCK_M)
-        else:
-            inside = at < num_inputs
-            values = tl.load(values_at, mask=inside[None, :], other=0)
-            x = tl.load(x_at, mask=(m < end_row)[None, :] & inside[:, None], other=0.0)
-        acc = tl.dot(values.to(x.dtype), x, acc)
-    if scales_ptr is not None:
-        acc *= tl.load(scales_ptr + safe_n)[:, None]
+    first_block, end_block = _blocks_of(split, num_blocks)
+    for block in range(first_block, end_block):
+        words_at = data_ptr + (block * all_outputs + safe_n).to(tl.int64)[:, None] * _BYTES_WORDS + word[None, :]
+        values = _widen(words_at, tl.load(words_at), word, x_ptr, ASM, BLOCK_N)
+        x = _load_rows(x_rows, m, k, end_row, num_inputs, block * _BLOCK_K, FULL, WHOLE)
+        acc = tl.dot(values, x, acc)
+    acc *= tl.load(scales_ptr + safe_n)[:, None]
     _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, end_row, num_outputs, first_output)
+
+
+@triton.jit(do_not_specialize=["num_rows"])
+def _values_kernel(
+    x_ptr, data_ptr, out_ptr, bias_ptr,
+    num_rows, x_stride, num_outputs, all_outputs, num_inputs, num_blocks,
+    EACH: tl.constexpr, WHOLE: tl.constexpr, FULL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
+):  # fmt: skip
+    """16-bit weights."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    split = tl.program_id(1)
+    first_row, end_row, first_output = _rows_of(tl.program_id(2), num_rows, num_outputs, EACH, BLOCK_M)
+    m = first_row + tl.arange(0, BLOCK_M)
+    k = tl.arange(0, _BLOCK_K)
+    safe_n = (first_output + tl.where(n < num_outputs, n, 0)).to(tl.int64)
+    values_at = data_ptr + safe_n[:, None] * num_inputs + k[None, :]
+    x_rows = x_ptr + m[None, :] * x_stride + k[:, None]
+    acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
+    first_block, end_block = _blocks_of(split, num_blocks)
+    for block in range(first_block, end_block):
+        start = block * _BLOCK_K
+        if WHOLE:
+            values = tl.load(values_at + start)
+        else:
+            values = tl.load(values_at + start, mask=(start + k < num_inputs)[None, :], other=0.0)
+        x = _load_rows(x_rows, m, k, end_row, num_inputs, start, FULL, WHOLE)
+        acc = tl.dot(values, x, acc)
+    _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, end_row, num_outputs, first_output)
+
+
+@triton.jit
+def _blocks_of(split, num_blocks):
+    """Where a split's blocks begin and where they end."""
+    num_splits = tl.num_programs(1)
+    return split * num_blocks // num_splits, (split + 1) * num_blocks // num_splits
+
+
+@triton.jit
+def _load_rows(x_rows, m, k, end_row, num_inputs, start, FULL: tl.constexpr, WHOLE: tl.constexpr):
+    """Some inner positions of x, from start on: (K, BLOCK_M)."""
+    if FULL and WHOLE:
+        return tl.load(x_rows + start)
+    inside = (m < end_row)[None, :]
+    if not WHOLE:
+        inside = inside & (k + start < num_inputs)[:, None]
+    return tl.load(x_rows + start, mask=inside, other=0.0)
 
 
 @triton.jit

@@ -1,12 +1,15 @@
-"""How weights lie in memory for the kernels: 16 and 8 bits as they are, 4 bits in words of eight codes.
+"""How weights lie in memory for the kernels: 16 bits as they are, 8 and 4 bits in words of four or eight codes.
 
-Of each block of 128 inner positions, plane j is the run of 16 from 16j on. Two neighbouring words (int32) of
-an output row, i and i + 1 with i even, together hold the codes at positions i and i + 1 of all planes: the
-first those of planes 0 to 3, the second those of planes 4 to 7. A byte is one plane's two codes, the lower
-four bits first: tensor cores take values in pairs, and a table of 256 pairs decodes a byte at once. So a tile
-of words becomes tiles that are ready for the tensor cores, and the input is read where it lies.
+Inner positions come in blocks of 128, which take 32 or 16 words (int32) of an output row. Plane j of a block is
+its run of 32 or 16 positions, from 32j or 16j on: there are four or eight. Two neighbouring words, i and i + 1
+with i even, together hold the codes at positions i and i + 1 of all planes, the first those of the lower half
+of the planes. So a tile of words becomes tiles that are ready for the tensor cores, which take values in pairs,
+and the input is read where it lies.
 
-A word is rotated to the left by 7 bits: masked, it is its first byte times the 128 bytes that one entry of
+8 bits: a word's bytes 0 and 2 are one plane's two codes, bytes 1 and 3 the next one's.
+
+4 bits: a byte is one plane's two codes, the lower four bits first: a table of 256 pairs decodes it at once. The
+word is then rotated to the left by 7 bits: masked, it is its first byte times the 128 bytes that one entry of
 that table takes (linear.py).
 """
 
@@ -19,8 +22,9 @@ from typing import Any
 import torch
 
 GROUP = 64  # inner positions that share a scale
-WORDS = 16  # of one output row in a block
-BLOCK_K = 8 * WORDS  # inner positions of a block
+BLOCK_K = 128  # inner positions of a block
+WORDS = BLOCK_K // 8  # of one output row in a block of 4-bit codes
+BYTES_WORDS = BLOCK_K // 4  # and of 8-bit codes
 ROTATION = 7  # bits
 
 
@@ -28,9 +32,9 @@ ROTATION = 7  # bits
 class PackedWeight:
     """The weights of one product, several layers of the same input stacked by rows.
 
-    data: (N, K) in 16 bits or int8, or words (K' / 128, N, 16) int32, where K' is K filled up to whole blocks.
-    scales: (N,) float32 with int8, (K' / 128, N) int32 with 4 bits, of which each is a block's two scales in
-    float16, the first in the lower half. table: (16,), what each 4-bit code stands for, in the dtype that is
+    data: (N, K) in 16 bits, or words (blocks, N, 32 or 16) int32, K filled up to whole blocks. scales: (N,) float32 with
+    8 bits, (blocks, N) int32 with 4 bits, of which each is a block's two scales in float16, the first in the
+    lower half. table: (16,), what each 4-bit code stands for, in the dtype that is
     multiplied; lookup: its byte planes. bias: (N,) or None.
     """
 
@@ -54,8 +58,9 @@ class PackedWeight:
             values = self.table.float()[unpack_codes(self.data).long()]  # (N, K')
             scales = unpack_scales(self.scales).repeat_interleave(GROUP, 1)
             return (values * scales)[:, : self.num_inputs]
-        values = self.data.float()
-        return values if self.scales is None else values * self.scales[:, None]
+        if self.scales is not None:
+            return unpack_bytes(self.data)[:, : self.num_inputs] * self.scales[:, None]
+        return self.data.float()
 
 
 def pack_float(weights: Sequence[torch.Tensor], bias: torch.Tensor | None = None) -> PackedWeight:
@@ -68,9 +73,10 @@ def pack_int8(
     weights: Sequence[torch.Tensor], row_scales: Sequence[torch.Tensor], bias: torch.Tensor | None = None
 ) -> PackedWeight:
     """int8 (N_i, K) each with float32 (N_i,) scales -> one weight of ΣN_i rows."""
-    data = torch.cat(list(weights))
-    scales = torch.cat(list(row_scales)).float()
-    return PackedWeight(data, data.shape[0], data.shape[1], scales=scales, bias=bias)
+    codes = torch.cat(list(weights))
+    num_outputs, num_inputs = codes.shape
+    data = pack_bytes(torch.nn.functional.pad(codes, (0, -num_inputs % BLOCK_K)))
+    return PackedWeight(data, num_outputs, num_inputs, torch.cat(list(row_scales)).float(), bias=bias)
 
 
 def pack_4bit(
@@ -96,6 +102,23 @@ def pack_4bit(
         byte_planes(table.to(dtype)),
         bias,
     )
+
+
+def pack_bytes(codes: torch.Tensor) -> torch.Tensor:
+    """(N, K) int8, K a multiple of 128 -> (K / 128, N, 32) int32."""
+    num_outputs, num_inputs = codes.shape
+    blocks = num_inputs // BLOCK_K
+    # N, block, which word of two, plane, word pair, which position of two
+    parts = codes.view(num_outputs, blocks, 2, 2, BYTES_WORDS // 2, 2)
+    by_word = parts.permute(1, 0, 4, 2, 5, 3).reshape(blocks, num_outputs, BLOCK_K)
+    return by_word.view(torch.int32)
+
+
+def unpack_bytes(packed: torch.Tensor) -> torch.Tensor:
+    """The inverse of pack_bytes."""
+    blocks, num_outputs, _ = packed.shape
+    parts = packed.view(torch.int8).view(blocks, num_outputs, BYTES_WORDS // 2, 2, 2, 2)
+    return parts.permute(1, 0, 3, 5, 2, 4).reshape(num_outputs, -1)
 
 
 def pack_codes(codes: torch.Tensor) -> torch.Tensor:

@@ -21,10 +21,12 @@ from medusa_chat.kernels.packing import (
     byte_planes,
     codes_of,
     pack_4bit,
+    pack_bytes,
     pack_codes,
     pack_float,
     pack_int8,
     pack_scales,
+    unpack_bytes,
     unpack_codes,
     unpack_scales,
 )
@@ -43,7 +45,7 @@ def packed(kind: str, outputs: int, inputs: int, dtype: torch.dtype, *, bias: bo
         weight = (torch.randn(outputs, inputs, device=DEVICE) * size).to(dtype)
         return pack_float([weight[: outputs // 3], weight[outputs // 3 :]], added)
     if kind == "int8":
-        data = torch.randint(-127, 128, (outputs, inputs), dtype=torch.int8, device=DEVICE)
+        data = torch.randint(-128, 128, (outputs, inputs), dtype=torch.int8, device=DEVICE)
         return pack_int8(
             [data[:5], data[5:]], [torch.rand(n, device=DEVICE) * size / 64 for n in (5, outputs - 5)], added
         )
@@ -67,6 +69,24 @@ def test_a_word_pair_holds_both_codes_of_each_plane() -> None:
     words = pack_codes(codes)[0, 0]
     assert words[0] == 5 << 8 + ROTATION
     assert words[1] == 11 << 28 - (32 - ROTATION)
+    assert not words[2:].any()
+
+
+def test_bytes_survive_packing() -> None:
+    codes = torch.randint(-128, 128, (7, 384), dtype=torch.int8)
+    words = pack_bytes(codes)
+    assert words.shape == (3, 7, 32)
+    assert torch.equal(unpack_bytes(words), codes)
+
+
+def test_a_word_pair_holds_both_bytes_of_each_plane() -> None:
+    """Word 0 of a block holds positions 0 and 1 of planes 0 and 1, word 1 those of planes 2 and 3."""
+    codes = torch.zeros(1, 128, dtype=torch.int8)
+    codes[0, 33] = 5  # plane 1, position 1
+    codes[0, 64] = -1  # plane 2, position 0
+    words = pack_bytes(codes)[0, 0]
+    assert words[0] == 5 << 24
+    assert words[1] == 255
     assert not words[2:].any()
 
 
