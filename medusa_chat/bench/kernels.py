@@ -8,7 +8,7 @@ else its multiplications, would take on consumer cards.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from types import ModuleType
 from typing import Any
@@ -38,13 +38,14 @@ Product = Callable[[torch.Tensor], torch.Tensor]  # (M, K) -> (M, N), or to part
 
 @dataclass(frozen=True, slots=True)
 class Contender:
-    """One way to multiply: make gives a product over weights of its own, which are num_bytes. kernels: the
-    module of Triton kernels that it launches.
+    """One way to multiply: make gives a product over weights of its own, which are num_bytes. make_for_cards:
+    one as it runs on consumer cards, by Triton kernels of this module.
     """
 
     name: str
     num_bytes: int
     make: Callable[[], Product]
+    make_for_cards: Callable[[], Product] | None = None
     kernels: ModuleType | None = None
 
 
@@ -110,16 +111,16 @@ def _own_linear(
     from medusa_chat.kernels import linear as kernels
     from medusa_chat.model.packed import pack_modules
 
-    num_processors = torch.cuda.get_device_properties(device).multi_processor_count
-
     def pack() -> PackedWeight:
         return pack_modules([random_linear(outputs, inputs, quantization, device, dtype)], dtype)
 
-    def make() -> Product:
+    def make(**changes: bool) -> Product:
         weight = pack()
-        return partial(kernels.linear, weight=weight, tiling=kernels.default_tiling(weight, num_processors))
+        tiling = replace(kernels.default_tiling(weight, device), **changes)
+        return partial(kernels.linear, weight=weight, tiling=tiling)
 
-    return Contender("medusa-chat", pack().num_bytes, make, kernels)
+    # A consumer card's shared memory has no room for the table that decodes.
+    return Contender("medusa-chat", pack().num_bytes, make, partial(make, by_table=False), kernels)
 
 
 def roofline(num_rows: int, outputs: int, inputs: int, num_bytes: int) -> dict[str, float]:
@@ -141,18 +142,21 @@ def _time_linear(
     compiled: dict[int, list[dict[str, Any]]] = {}
     for contender in contenders:
         products = [contender.make() for _ in range(num_copies(contender.num_bytes))]
+        for_cards = contender.make_for_cards and contender.make_for_cards()
         seconds[contender.name] = {}
         for num_rows in ROWS:
             x = torch.randn(num_rows, inputs, device=device, dtype=dtype)
             calls = [partial(product, x) for product in products]
             seconds[contender.name][num_rows] = graph_seconds(calls)
-            if contender.kernels is not None:
+            if for_cards is not None and contender.kernels is not None:
                 from medusa_chat.bench.compiled import (  # Triton comes with CUDA only
                     describe,
                     launched_kernels,
                 )
 
-                compiled[num_rows] = [describe(k) for k in launched_kernels(calls[0], contender.kernels)]
+                compiled[num_rows] = [
+                    describe(k) for k in launched_kernels(partial(for_cards, x), contender.kernels)
+                ]
         del products, calls
     rows = []
     for num_rows in ROWS:

@@ -105,10 +105,11 @@ def attention(
     sizes = {"HEADS": num_heads, "DIM": dim, "BLOCK_DIM": triton.next_power_of_2(dim)}
     scale_2 = scale * 1.4426950408889634  # powers of two are cheaper than of e
     with beside(queries.device):
-        _gathered_kernel[(num_rows, shape.num_kv_heads)](
+        # Many small programs: where a warp waits for its few keys others run.
+        _gathered_kernel[(num_rows, num_heads)](
             queries, *cached, *where, placement.paths, parts, sums, num_parts, keys.row_stride, scale_2,
             **sizes, GROUP=group, WIDTH=0 if placement.paths is None else placement.paths.shape[1],
-            num_warps=4,
+            num_warps=1,
         )  # fmt: skip
     _runs_kernel[(placement.num_runs, shape.num_kv_heads, num_tiles)](
         queries, *cached, *where, parts, sums, num_rows, num_parts, keys.row_stride, scale_2,
@@ -195,9 +196,10 @@ def _gathered_kernel(
     parts_ptr, sums_ptr, num_parts, capacity, scale,
     HEADS: tl.constexpr, GROUP: tl.constexpr, DIM: tl.constexpr, BLOCK_DIM: tl.constexpr, WIDTH: tl.constexpr,
 ):  # fmt: skip
-    """One row, of all heads of the group, against its last 16 to 31 keys and itself."""
+    """One row and head against its last 16 to 31 keys and itself."""
     row = tl.program_id(0)
-    kv_head = tl.program_id(1)
+    query = row * HEADS + tl.program_id(1)
+    kv_head = tl.program_id(1) // GROUP
     length = tl.load(length_ptr)
     position = length + tl.load(depths_ptr + row).to(tl.int32)
     at = _boundary(position) + tl.arange(0, _TAIL)
@@ -217,17 +219,15 @@ def _gathered_kernel(
         k *= tl.load(key_scales_ptr + slots, mask=within, other=0.0)[:, None]
     if value_scales_ptr is not None:
         v *= tl.load(value_scales_ptr + slots, mask=within, other=0.0)[:, None]
-    for i in range(GROUP):
-        query = row * HEADS + kv_head * GROUP + i
-        q = tl.load(queries_ptr + query * DIM + dim, mask=in_dim, other=0.0).to(tl.float32)
-        scores = tl.where(within, tl.sum(k * q[None, :], 1) * scale, -float("inf"))
-        best = tl.max(scores, 0)
-        weights = tl.exp2(scores - best)
-        part = query.to(tl.int64) * num_parts + num_parts - 1
-        acc = tl.sum(weights[:, None] * v, 0)
-        tl.store(parts_ptr + part * DIM + dim, acc, mask=in_dim)
-        tl.store(sums_ptr + part * 2, best)
-        tl.store(sums_ptr + part * 2 + 1, tl.sum(weights, 0))
+    q = tl.load(queries_ptr + query * DIM + dim, mask=in_dim, other=0.0).to(tl.float32)
+    scores = tl.where(within, tl.sum(k * q[None, :], 1) * scale, -float("inf"))
+    best = tl.max(scores, 0)
+    weights = tl.exp2(scores - best)
+    part = query.to(tl.int64) * num_parts + num_parts - 1
+    acc = tl.sum(weights[:, None] * v, 0)
+    tl.store(parts_ptr + part * DIM + dim, acc, mask=in_dim)
+    tl.store(sums_ptr + part * 2, best)
+    tl.store(sums_ptr + part * 2 + 1, tl.sum(weights, 0))
 
 
 @triton.jit(do_not_specialize=["num_parts"])

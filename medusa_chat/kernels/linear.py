@@ -4,61 +4,61 @@ A step that verifies a tree must cost what a step of one token costs, so weights
 registers and multiplied by all rows on the tensor cores. A row's sum runs over K in the same order however
 many rows there are: drafting then changes no bit of a reply.
 
-What limits a product of few rows is how fast codes are decoded. A table of pairs in shared memory takes half
-the instructions that arithmetic takes, but 32 kB for each program: only where a processor has room for several
-of those is it used. The values are the same.
-
 Where there are few outputs, K is split over several programs. The result is left as partial sums (S, M, N)
 for the kernel that reads them next to add up, in order: no launch and no atomics for the reduction.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
 
 import torch
 import triton
 import triton.language as tl
-from triton import knobs
 
-from medusa_chat.kernels.packing import BLOCK_K, BYTES_WORDS, GROUP, ROTATION, WORDS, PackedWeight
+from medusa_chat.kernels.packing import BLOCK_K, BYTES_WORDS, GROUP, WORDS, PackedWeight
 from medusa_chat.kernels.shared_memory import allow_beside_tensors
+from medusa_chat.kernels.unpacking import (
+    INTERPRETED,
+    decode,
+    decoding_of,
+    has_room_for_tables,
+    widen,
+    widening,
+)
 
 MAX_ROWS = 64  # of one program; more take several
-INTERPRETED = knobs.runtime.interpret  # no inline assembly there
 _BLOCK_K = tl.constexpr(BLOCK_K)
 _BYTES_WORDS = tl.constexpr(BYTES_WORDS)
 _GROUP = tl.constexpr(GROUP)
 _WORDS = tl.constexpr(WORDS)
-_ROTATION = tl.constexpr(ROTATION)
-_ENTRY_BYTES = 1 << ROTATION  # of the table of pairs: a word for each lane of a warp
-_ROOM_FOR_TABLES = 128 * 1024  # bytes of shared memory of a processor; consumer cards have 100 kB
 
 
 @dataclass(frozen=True, slots=True)
 class Tiling:
     """How a product is cut. splits fixes the order of summation and belongs to the weight; the rest may
-    change with the number of rows and changes no bit.
+    change with the number of rows and changes no bit. by_table: 4-bit codes are decoded by a table in shared
+    memory, which takes 32 kB for each program.
     """
 
     splits: int
     block_n: int
     num_warps: int = 4
     num_stages: int = 3
+    by_table: bool = False
 
 
-def default_tiling(weight: PackedWeight, num_processors: int) -> Tiling:
-    """What was best, or within a tenth of it, for every shape of a 7B model on an H100: about two programs for
-    each processor.
+def default_tiling(weight: PackedWeight, device: torch.device) -> Tiling:
+    """What was best, or within a tenth of it, for every shape of a 7B model on an H100: about two programs
+    for each processor.
     """
+    num_processors = torch.cuda.get_device_properties(device).multi_processor_count
     block_n = 64 if weight.table is None else 128
     num_tiles, num_blocks = triton.cdiv(weight.num_outputs, block_n), triton.cdiv(weight.num_inputs, BLOCK_K)
     splits = 1
     while splits < 8 and num_tiles * splits < 1.9 * num_processors and num_blocks >= 4 * splits:
         splits *= 2
-    return Tiling(splits, block_n)
+    return Tiling(splits, block_n, by_table=has_room_for_tables(device))
 
 
 def linear_reference(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
@@ -104,182 +104,20 @@ def _launch(
         if block_m == MAX_ROWS:
             # So many sums in four warps take all of their registers, and few programs run at once.
             launch |= {"num_warps": 2 * tiling.num_warps, "maxnreg": 128}
-        filling, (first, second) = _decoding(weight, launch["num_warps"], x.device)
+        decoding = decoding_of(weight, launch["num_warps"], by_table=tiling.by_table)
+        if decoding.filling is not None:
+            allow_beside_tensors(_codes_kernel.__name__)
         _codes_kernel[grid](
             x, weight.data, weight.scales, weight.table, out, weight.bias, *sizes,
-            FILLING=filling, FIRST=first, SECOND=second, NUM_STAGES=tiling.num_stages, **launch,
+            FILLING=decoding.filling, FIRST=decoding.first, SECOND=decoding.second,
+            NUM_STAGES=tiling.num_stages, **launch,
         )  # fmt: skip
     elif weight.scales is not None:
-        asm = None if INTERPRETED else _widening(x.dtype)
+        asm = None if INTERPRETED else widening(x.dtype)
         _bytes_kernel[grid](x, weight.data, weight.scales, out, weight.bias, *sizes, ASM=asm, **launch)
     else:
         _values_kernel[grid](x, weight.data, out, weight.bias, *sizes, **launch)
     return out
-
-
-def _decoding(
-    weight: PackedWeight, num_warps: int, device: torch.device
-) -> tuple[str | None, tuple[str, str] | tuple[None, None]]:
-    """What fills a program's table, if it has one, and what decodes both of two neighbouring words."""
-    if INTERPRETED:
-        return None, (None, None)
-    if not has_room_for_tables(device):
-        return None, _arithmetic(weight.lookup)
-    allow_beside_tensors(_codes_kernel.__name__)
-    return _filling(weight.lookup, num_warps), _lookup()
-
-
-@cache
-def has_room_for_tables(device: torch.device) -> bool:
-    """Of pairs, in shared memory."""
-    return torch.cuda.get_device_properties(device).shared_memory_per_multiprocessor >= _ROOM_FOR_TABLES
-
-
-@cache
-def _arithmetic(planes: tuple[int, ...]) -> tuple[str, str]:
-    """Of each of two neighbouring words ($4, $5), decoding by arithmetic: planes 0 to 3 of the values, or 4 to 7,
-    in $0 to $3.
-
-    planes: the table's low and high bytes, four a word. Per four codes and byte, two byte permutes look up
-    the lower and the upper half of the table, and a mask made of the codes' high bits selects.
-    """
-    lines = [
-        ".reg .b32 zero, word, codes, moved, mask, x, y, p, q, t0, t2, t4, t6;",
-        # A byte permute takes one constant. Others the compiler would keep in uniform registers and move over
-        # before each use, an eighth of all instructions, if it knew that they are the same in all lanes.
-        "mov.u32 zero, %lanemask_lt; shr.u32 zero, zero, 31;",
-        *(f"xor.b32 t{i}, zero, {value};" for i, value in zip((0, 2, 4, 6), planes[::2], strict=True)),
-        f"shf.r.wrap.b32 word, $word, $word, {ROTATION}; shl.b32 moved, word, 4; and.b32 codes, word, 0x77777777;",
-    ]
-    for half, high_bits in enumerate(("0xD9C8", "0xFBEA")):
-        if half:
-            lines.append("shr.u32 codes, codes, 16;")
-        lines.append(f"prmt.b32 mask, moved, word, {high_bits};")
-        for byte, i in (("p", 0), ("q", 4)):
-            lines.append(f"prmt.b32 x, t{i}, {planes[i + 1]}, codes;")
-            lines.append(f"prmt.b32 y, t{i + 2}, {planes[i + 3]}, codes;")
-            lines.append(f"lop3.b32 {byte}, mask, y, x, 0xCA;")
-        lines.append(f"prmt.b32 ${2 * half}, p, q, 0x5140; prmt.b32 ${2 * half + 1}, p, q, 0x7362;")
-    return _of_both_words(lines)
-
-
-@cache
-def _lookup() -> tuple[str, str]:
-    """The same by the table of pairs, which _filling has left in shared memory."""
-    lines = [
-        ".reg .b32 table, lane, a, b, c, d;",
-        "mov.u32 table, medusa_pairs; mov.u32 lane, %laneid; shl.b32 lane, lane, 2;",
-        "shf.r.wrap.b32 b, $word, $word, 8; shf.r.wrap.b32 c, $word, $word, 16;",
-        "shf.r.wrap.b32 d, $word, $word, 24; mov.b32 a, $word;",
-    ]
-    for plane, at in enumerate("abcd"):
-        lines.append(f"lop3.b32 {at}, {at}, {255 << ROTATION}, lane, 0xEA; add.u32 {at}, {at}, table;")
-        lines.append(f"ld.shared.b32 ${plane}, [{at}];")
-    return _of_both_words(lines)
-
-
-def _of_both_words(lines: Sequence[str]) -> tuple[str, str]:
-    text = "{ " + " ".join(lines) + " }"
-    return text.replace("$word", "$4"), text.replace("$word", "$5")
-
-
-@cache
-def _filling(planes: tuple[int, ...], num_warps: int) -> str:
-    """Fills 32 kB of shared memory with the values of every byte's two codes, once for each lane of a warp:
-    32 lanes that look up 32 bytes then read 32 banks. Each warp does some of the upper codes.
-    """
-    values = [_nth_byte(planes[:4], code) | _nth_byte(planes[4:], code) << 8 for code in range(16)]
-    share = 16 // num_warps
-    entry = _ENTRY_BYTES
-    lines = [
-        f".shared .align 128 .b8 medusa_pairs[{256 * entry}];",
-        "{ .reg .b32 warp, code, at, x, y, p, q, upper; .reg .pred high;",
-        f"mov.u32 warp, %tid.x; shr.u32 warp, warp, 5; mul.lo.u32 at, warp, {share * 16 * entry};",
-        "mov.u32 $0, %laneid; shl.b32 x, $0, 2; add.u32 at, at, x; mov.u32 x, medusa_pairs; add.u32 at, at, x;",
-    ]
-    for i in range(share):
-        lines.append(f"mad.lo.u32 code, warp, {share}, {i}; setp.ge.u32 high, code, 8; and.b32 code, code, 7;")
-        for byte, half in (("p", planes[:4]), ("q", planes[4:])):
-            lines.append(f"selp.b32 x, {half[2]}, {half[0]}, high; selp.b32 y, {half[3]}, {half[1]}, high;")
-            lines.append(f"prmt.b32 {byte}, x, y, code;")
-        lines.append("prmt.b32 upper, p, q, 0x4044; and.b32 upper, upper, 0xFFFF0000;")
-        for code, value in enumerate(values):
-            lines.append(f"or.b32 x, upper, {value}; st.shared.b32 [at+{(16 * i + code) * entry}], x;")
-    return " ".join([*lines, "}"])
-
-
-@cache
-def _widening(dtype: torch.dtype) -> str:
-    """Two neighbouring words of bytes ($4, $5) -> the values of planes 0 and 1 ($0, $1), and 2 and 3 ($2, $3).
-
-    A byte's bits become the lowest of a 16-bit number, from which its exponent's value is then taken.
-    """
-    if dtype == torch.bfloat16:  # 128 and the lower seven bits; less 128, or 256 where the sign bit is set
-        lines = [".reg .b32 bytes, value, less, one; mov.u32 one, 0x3F803F80;"]
-        widen = (
-            "lop3.b32 value, bytes, 0x007F007F, 0x43004300, 0xEA; lop3.b32 less, bytes, 0x00800080, 0xC300C300, 0x6A;"
-            "fma.rn.bf16x2 $out, value, one, less;"
-        )
-    else:  # 1024 and the byte with its sign bit turned; less 1152
-        lines = [".reg .b32 bytes, value, less; mov.u32 less, 0xE480E480;"]
-        widen = "lop3.b32 value, bytes, 0x00FF00FF, 0x64806480, 0x6A; add.rn.f16x2 $out, value, less;"
-    for out, word, shift in ((0, 4, 0), (1, 4, 8), (2, 5, 0), (3, 5, 8)):
-        lines.append(f"shr.u32 bytes, ${word}, {shift}; " + widen.replace("$out", f"${out}"))
-    return "{ " + " ".join(lines) + " }"
-
-
-def _nth_byte(words: Sequence[int], n: int) -> int:
-    return words[n // 4] >> 8 * (n % 4) & 255
-
-
-@triton.jit
-def _decode(pointers, words, word, table, GROUP_NUMBER: tl.constexpr, ASM: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Words (BLOCK_N, 16) at their pointers -> values (BLOCK_N, 64) of one of a block's two groups.
-
-    With ASM, two neighbouring words must lie in one thread, in order; every layout that tensor cores take or
-    that loads 8 bytes at once does so.
-    """
-    if ASM is not None:
-        kind = table.dtype.element_ty
-        first, second, third, fourth = tl.inline_asm_elementwise(
-            ASM, "=r,=r,=r,=r,r,r", [words], dtype=(kind, kind, kind, kind), is_pure=True, pack=2
-        )
-    else:
-        odd = word[None, :] & 1
-        held = tl.load(pointers - odd + GROUP_NUMBER)
-        first = tl.load(table + (held >> _ROTATION + 4 * odd & 15))
-        second = tl.load(table + (held >> _ROTATION + 8 + 4 * odd & 15))
-        third = tl.load(table + (held >> _ROTATION + 16 + 4 * odd & 15))
-        last = held >> 24 + _ROTATION & 1 | held << 8 - _ROTATION
-        fourth = tl.load(table + (last >> 4 * odd & 15))
-    return _four_planes(first, second, third, fourth, BLOCK_N)
-
-
-@triton.jit
-def _widen(pointers, words, word, x_ptr, ASM: tl.constexpr, BLOCK_N: tl.constexpr):
-    """Words (BLOCK_N, 32) of bytes at their pointers -> a block's values (BLOCK_N, 128)."""
-    kind = x_ptr.dtype.element_ty
-    if ASM is not None:
-        first, second, third, fourth = tl.inline_asm_elementwise(
-            ASM, "=r,=r,=r,=r,r,r", [words], dtype=(kind, kind, kind, kind), is_pure=True, pack=2
-        )
-    else:
-        odd = word[None, :] & 1
-        lower, upper = tl.load(pointers - odd), tl.load(pointers - odd + 1)
-        first = (lower << 24 - 16 * odd >> 24).to(kind)
-        second = (lower << 16 - 16 * odd >> 24).to(kind)
-        third = (upper << 24 - 16 * odd >> 24).to(kind)
-        fourth = (upper << 16 - 16 * odd >> 24).to(kind)
-    return _four_planes(first, second, third, fourth, BLOCK_N)
-
-
-@triton.jit
-def _four_planes(first, second, third, fourth, BLOCK_N: tl.constexpr):
-    """(BLOCK_N, P) each -> (BLOCK_N, 4P), one after the other. In registers no value moves: to the tensor cores a
-    tile is several of 16 positions anyway.
-    """
-    joined = tl.join(tl.join(first, third), tl.join(second, fourth))  # (BLOCK_N, P, 2, 2)
-    return joined.permute(0, 2, 3, 1).reshape(BLOCK_N, 4 * first.shape[1])
 
 
 @triton.jit
@@ -317,7 +155,7 @@ def _codes_kernel(
         words = tl.load(words_at)
         scales = tl.load(scales_ptr + there)
         for group in tl.static_range(2):
-            values = _decode(words_at, words, word, table_ptr, group, FIRST if group == 0 else SECOND, BLOCK_N)
+            values = decode(words_at, words, word, table_ptr, group, FIRST if group == 0 else SECOND, BLOCK_N)
             start = (2 * block + group) * _GROUP
             x = _load_rows(x_rows, m, k, end_row, num_inputs, start, FULL, WHOLE)
             scale = (scales >> 16 * group).to(tl.int16).to(tl.float16, bitcast=True).to(tl.float32)
@@ -344,8 +182,9 @@ def _bytes_kernel(
     acc = tl.zeros((BLOCK_N, BLOCK_M), tl.float32)
     first_block, end_block = _blocks_of(split, num_blocks)
     for block in range(first_block, end_block):
-        words_at = data_ptr + (block * all_outputs + safe_n).to(tl.int64)[:, None] * _BYTES_WORDS + word[None, :]
-        values = _widen(words_at, tl.load(words_at), word, x_ptr, ASM, BLOCK_N)
+        there = (block * all_outputs + safe_n).to(tl.int64)
+        words_at = data_ptr + there[:, None] * _BYTES_WORDS + word[None, :]
+        values = widen(words_at, tl.load(words_at), word, x_ptr, ASM, BLOCK_N)
         x = _load_rows(x_rows, m, k, end_row, num_inputs, block * _BLOCK_K, FULL, WHOLE)
         acc = tl.dot(values, x, acc)
     acc *= tl.load(scales_ptr + safe_n)[:, None]

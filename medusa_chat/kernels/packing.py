@@ -1,16 +1,16 @@
-"""How weights lie in memory for the kernels: 16 bits as they are, 8 and 4 bits in words of four or eight codes.
+"""How weights lie in memory for the kernels: 16 bits as they are, 8 and 4 bits in words of several codes.
 
-Inner positions come in blocks of 128, which take 32 or 16 words (int32) of an output row. Plane j of a block is
-its run of 32 or 16 positions, from 32j or 16j on: there are four or eight. Two neighbouring words, i and i + 1
-with i even, together hold the codes at positions i and i + 1 of all planes, the first those of the lower half
-of the planes. So a tile of words becomes tiles that are ready for the tensor cores, which take values in pairs,
-and the input is read where it lies.
+Inner positions come in blocks of 128, which take 32 or 16 words (int32) of an output row. Plane j of a block
+is its run of 32 or 16 positions, from 32j or 16j on: there are four or eight. Two neighbouring words, i and
+i + 1 with i even, together hold the codes at positions i and i + 1 of all planes, the first those of the
+lower half of the planes. So a tile of words becomes tiles that are ready for the tensor cores, which take
+values in pairs, and the input is read where it lies.
 
 8 bits: a word's bytes 0 and 2 are one plane's two codes, bytes 1 and 3 the next one's.
 
-4 bits: a byte is one plane's two codes, the lower four bits first: a table of 256 pairs decodes it at once. The
-word is then rotated to the left by 7 bits: masked, it is its first byte times the 128 bytes that one entry of
-that table takes (linear.py).
+4 bits: a byte is one plane's two codes, the lower four bits first: a table of 256 pairs decodes it at once.
+The word is then rotated to the left by 7 bits: masked, it is its first byte times the 128 bytes that one
+entry of that table takes (unpacking.py).
 """
 
 from __future__ import annotations
@@ -32,10 +32,10 @@ ROTATION = 7  # bits
 class PackedWeight:
     """The weights of one product, several layers of the same input stacked by rows.
 
-    data: (N, K) in 16 bits, or words (blocks, N, 32 or 16) int32, K filled up to whole blocks. scales: (N,) float32 with
-    8 bits, (blocks, N) int32 with 4 bits, of which each is a block's two scales in float16, the first in the
-    lower half. table: (16,), what each 4-bit code stands for, in the dtype that is
-    multiplied; lookup: its byte planes. bias: (N,) or None.
+    data: (N, K) in 16 bits, or words (blocks, N, 32 or 16) int32, K filled up to whole blocks. scales: (N,)
+    float32 with 8 bits, (blocks, N) int32 with 4 bits, of which each is a block's two scales in float16, the
+    first in the lower half. table: (16,), what each 4-bit code stands for, in the dtype that is multiplied;
+    lookup: its byte planes. bias: (N,) or None.
     """
 
     data: torch.Tensor
@@ -145,7 +145,7 @@ def unpack_codes(packed: torch.Tensor) -> torch.Tensor:
 
 
 def pack_scales(scales: torch.Tensor) -> torch.Tensor:
-    """(N, K / 64) float32 -> (K / 128, N) int32, two of float16 each: asynchronous copies take no fewer bytes."""
+    """(N, K / 64) float32 -> (K / 128, N) int32, two of float16 each: no asynchronous copy takes less."""
     return scales.half().contiguous().view(torch.int32).T.contiguous()
 
 

@@ -30,7 +30,7 @@ def add_norm(
     _add_norm_kernel[(num_rows,)](
         stream, partial, weight, summed, normed, eps, num_rows, size,
         NUM_PARTS=0 if partial is None else partial.shape[0], BLOCK=block,
-        num_warps=min(16, max(4, block // 256)),
+        num_warps=min(32, max(4, block // 128)),
     )  # fmt: skip
     return summed, normed
 
@@ -43,12 +43,12 @@ def _add_norm_kernel(
     row = tl.program_id(0)
     at = tl.arange(0, BLOCK)
     inside = at < size
+    weight = tl.load(weight_ptr + at, mask=inside, other=0.0)  # no load is moved ahead of the sum's barrier
     x = tl.load(stream_ptr + row * size + at, mask=inside, other=0.0)
     for part in tl.static_range(NUM_PARTS):
         x += tl.load(partial_ptr + (part * num_rows + row) * size + at, mask=inside, other=0.0)
     tl.store(summed_ptr + row * size + at, x, mask=inside)
     scale = tl.rsqrt(tl.sum(x * x) / size + eps)
-    weight = tl.load(weight_ptr + at, mask=inside, other=0.0)
     normed = x * scale * weight.to(tl.float32)
     tl.store(normed_ptr + row * size + at, normed.to(weight.dtype), mask=inside)
 

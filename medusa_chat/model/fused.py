@@ -57,7 +57,6 @@ class FusedModel(BaseModel):
     def __init__(self, base: BaseModel) -> None:
         super().__init__(base.causal_lm)
         decoder = self.causal_lm.get_decoder()
-        self._num_processors = torch.cuda.get_device_properties(self.device).multi_processor_count
         config = self.config
         head_dim = getattr(config, "head_dim", None) or self.hidden_size // config.num_attention_heads
         self.context_length = base.context_length
@@ -91,7 +90,7 @@ class FusedModel(BaseModel):
         return self.cut(pack_modules(modules, self.dtype))
 
     def cut(self, weight: PackedWeight) -> Product:
-        return Product(weight, default_tiling(weight, self._num_processors))
+        return Product(weight, default_tiling(weight, self.device))
 
     @property
     def is_4bit(self) -> bool:

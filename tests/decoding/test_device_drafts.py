@@ -16,7 +16,7 @@ from medusa_chat.decoding.growth import Growth
 from medusa_chat.decoding.lookup import Chain
 from medusa_chat.decoding.proposing import propose
 from medusa_chat.decoding.tree import published_paths
-from medusa_chat.kernels.linear import default_tiling
+from medusa_chat.kernels.linear import Tiling
 from medusa_chat.kernels.packing import PackedWeight
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.fused import Product
@@ -46,7 +46,7 @@ class Base:
         return lambda hidden: F.linear(hidden, rows)
 
     def cut(self, weight: PackedWeight) -> Product:
-        return Product(weight, default_tiling(weight, 4))
+        return Product(weight, Tiling(1, 64))
 
 
 @pytest.mark.parametrize("kind", ["block", "path", "path of a vocabulary"])

@@ -161,8 +161,19 @@ def test_each_row_has_a_layer_of_its_own(
 @pytest.mark.parametrize(("outputs", "inputs"), [(960, 576), (4096, 4096), (576, 1536)])
 def test_a_row_has_the_same_bits_in_any_company(kind: str, outputs: int, inputs: int) -> None:
     weight = packed(kind, outputs, inputs, torch.bfloat16)
-    tiling = default_tiling(weight, torch.cuda.get_device_properties(0).multi_processor_count)
     x = torch.randn(150, inputs, device=DEVICE).bfloat16()
+    tiling = default_tiling(weight, x.device)
     together = linear(x, weight, tiling).sum(0)
     for count in (1, 4, 17, 40, 64):
         assert torch.equal(linear(x[:count], weight, tiling).sum(0), together[:count])
+
+
+@ON_GPU
+@pytest.mark.gpu
+@pytest.mark.parametrize("rows", [1, 40, 64])
+@pytest.mark.parametrize("dtype", DTYPES)
+def test_a_table_decodes_to_the_same_bits_as_arithmetic(rows: int, dtype: torch.dtype) -> None:
+    weight = packed("4bit", 300, 1000, dtype)
+    x = torch.randn(rows, 1000, device=DEVICE).to(dtype)
+    by_table, by_arithmetic = (linear(x, weight, Tiling(2, 128, by_table=choice)) for choice in (True, False))
+    assert torch.equal(by_table, by_arithmetic)
