@@ -1,63 +1,25 @@
-"""The root of the command line. Imports nothing heavy at the top, so that --help is instant.
-
-A command of another room is a function with Typer annotations in commands/, added below; it imports its
-room inside.
-"""
+"""Where a command line begins and how it ends. Imports nothing heavy at the top: --help is instant."""
 
 from __future__ import annotations
 
-import gc
 import io
 import os
 import sys
 import traceback
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Annotated, Any, NoReturn
+from typing import Any, NoReturn
 
-import typer
-
-from medusa_chat.commands.options import (
-    ContextOption,
-    DeviceOption,
-    DTypeOption,
-    HeadsOption,
-    KVCacheOption,
-    ModelOption,
-    QuantOption,
-)
-from medusa_chat.commands.starting import prepare_app
 from medusa_chat.errors import MedusaError, UsageError
 
-# Without rich: its markup would triple the time --help takes.
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False)
-_OF_THE_CHAT_ALONE = ("--continue", "--screen-reader")
+_CONTINUE, _SCREEN_READER = "--continue", "--screen-reader"
 _COMPLETES = "_MEDUSA_CHAT_COMPLETE"  # set by a shell that asks what could be typed next
-
-
-def add_commands() -> None:
-    """The sub-commands. The chat alone needs none of them, and is there the sooner without."""
-    from medusa_chat.commands.bench import bench
-    from medusa_chat.commands.doctor import doctor
-    from medusa_chat.commands.eval import evaluate
-    from medusa_chat.commands.export import export
-    from medusa_chat.commands.history import history
-    from medusa_chat.commands.inspect import inspect
-    from medusa_chat.commands.models import models
-    from medusa_chat.commands.pull import pull
-    from medusa_chat.commands.say import say
-    from medusa_chat.commands.train import train
-
-    for command in (say, models, pull, inspect, train, export, doctor):
-        app.command()(command)
-    app.command("eval")(evaluate)
-    app.add_typer(bench)
-    app.add_typer(history)
+_INTERRUPTED = 130
 
 
 @dataclass(slots=True)
 class Invocation:
-    """What the root learns that outlives the parsing."""
+    """What the root of the commands learns that outlives the parsing."""
 
     debug: bool = False
 
@@ -72,17 +34,29 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     if sys.platform == "linux" and "PYTORCH_CUDA_ALLOC_CONF" not in os.environ:
         os.environ.setdefault("PYTORCH_ALLOC_CONF", "expandable_segments:True")
     given = sys.argv[1:] if arguments is None else arguments
-    if _COMPLETES in os.environ or not set(given) <= set(_OF_THE_CHAT_ALONE):
-        add_commands()
     invocation = Invocation()
     try:
-        app(args=arguments, obj=invocation, prog_name="medusa-chat")
+        if set(given) <= {_CONTINUE, _SCREEN_READER} and _COMPLETES not in os.environ:
+            sys.exit(_open_chat(given))
+        from medusa_chat.commands.root import app
+
+        app(args=given, obj=invocation, prog_name="medusa-chat")
+    except KeyboardInterrupt:
+        sys.exit(_INTERRUPTED)
     except Exception as error:
         if invocation.debug:
             traceback.print_exc()
         print(_sentence(error), file=sys.stderr)
         sys.exit(2 if isinstance(error, UsageError) else 1)
     sys.exit(0)
+
+
+def _open_chat(given: Sequence[str]) -> int:
+    """The chat as nearly everybody opens it: Typer and all the commands would be a fifth of its start."""
+    from medusa_chat.commands.chat import open_chat
+
+    overrides: dict[str, Any] = {"screen_reader": True} if _SCREEN_READER in given else {}
+    return open_chat(overrides, heads=None, resume=_CONTINUE in given)
 
 
 def _sentence(error: Exception) -> str:
@@ -93,74 +67,6 @@ def _sentence(error: Exception) -> str:
         f"This should not have happened: {type(error).__name__}: {first_line}. "
         "Run it again as `medusa-chat --debug …` to see where, and please report it."
     )
-
-
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
-
-        print(f"medusa-chat {version('medusa-chat')}")
-        raise typer.Exit
-
-
-@app.callback(invoke_without_command=True)
-def root(
-    context: typer.Context,
-    model: ModelOption = None,
-    heads: HeadsOption = None,
-    quant: QuantOption = None,
-    device: DeviceOption = None,
-    dtype: DTypeOption = None,
-    kv_cache: KVCacheOption = None,
-    context_length: ContextOption = None,
-    resume: Annotated[bool, typer.Option("--continue", help="Go on with the last conversation.")] = False,
-    screen_reader: Annotated[
-        bool, typer.Option("--screen-reader", help="Plain lines, made to be read aloud.")
-    ] = False,
-    debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks.")] = False,
-    version: Annotated[
-        bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version.")
-    ] = False,
-) -> None:
-    """Chat in the terminal with a model that drafts with Medusa heads."""
-    context.obj.debug = debug
-    settings: dict[str, Any] = {
-        "model": model, "quant": quant, "device": device, "dtype": dtype, "kv_cache": kv_cache,
-    }  # fmt: skip
-    if context.invoked_subcommand is None:
-        settings |= {"context_length": context_length, "screen_reader": screen_reader or None}
-        raise typer.Exit(_open_app(settings, heads, resume))
-    settings |= {"heads": heads, "context": context_length}
-    given = [f"--{name.replace('_', '-')}" for name, value in settings.items() if value is not None]
-    given += ["--continue"] if resume else []
-    given += ["--screen-reader"] if screen_reader else []
-    if given:
-        raise UsageError(
-            f"{given[0]} must come after {context.invoked_subcommand}, if that command takes it."
-        )
-
-
-def _open_app(overrides: dict[str, Any], heads: str | None, resume: bool) -> int:
-    prepare_app()
-    from medusa_chat.decoding.chosen_tree import check_tree
-    from medusa_chat.registry import resolve
-    from medusa_chat.settings import load_settings
-
-    settings = load_settings(**overrides)
-    # Wrong names fail here, in the shell, and not behind the screen.
-    check_tree(settings.sampling.tree)
-    resolve(settings.model)
-    if not (sys.stdin.isatty() and sys.stdout.isatty()):
-        raise UsageError('The chat needs a terminal. Without one, use `medusa-chat say "…"`.')
-    request = settings.load_request(heads)
-    if settings.screen_reader or os.environ.get("TERM") == "dumb":  # one that can't move its cursor
-        from medusa_chat.app.linear import run_linear
-
-        gc.enable()  # there is no quiet moment to wait for
-        return run_linear(settings, request, resume)
-    from medusa_chat.app import run_app
-
-    return run_app(settings, request, resume)
 
 
 if __name__ == "__main__":

@@ -44,13 +44,18 @@ def test_imports_point_down() -> None:
 @pytest.mark.parametrize(
     ("module", "heavy"),
     [
-        ("medusa_chat.cli", ("torch", "transformers", "huggingface_hub", "textual", "pydantic", "rich")),
+        (
+            "medusa_chat.cli",
+            ("torch", "transformers", "huggingface_hub", "textual", "pydantic", "rich", "typer"),
+        ),
         (
             "medusa_chat.app",
             ("torch", "transformers", "huggingface_hub", "bitsandbytes", "safetensors", "numpy"),
         ),
         # Not before the first picture.
         ("medusa_chat.app", ("markdown_it", "pygments", "filelock", "pyperclip")),
+        ("medusa_chat.app", ("medusa_chat.app.models.desk", "medusa_chat.checkpoints.plans", "typer")),
+        ("medusa_chat.commands.chat", ("typer", "pydantic", "textual")),
     ],
 )
 def test_nothing_heavy_is_imported_at_the_top(module: str, heavy: tuple[str, ...]) -> None:

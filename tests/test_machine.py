@@ -129,7 +129,7 @@ def test_an_nvml_without_a_driver_is_passed_over(monkeypatch: pytest.MonkeyPatch
 def test_the_list_and_the_question_import_nothing_heavy(tmp_path: Path) -> None:
     program = (
         "import sys\n"
-        "from medusa_chat.app.models.first_run import to_fetch\n"
+        "from medusa_chat.app.models.fetching import to_fetch\n"
         "from medusa_chat.checkpoints.catalogue import read_catalogue\n"
         "from medusa_chat.machine import find_memory\n"
         "from medusa_chat.records import LoadRequest\n"

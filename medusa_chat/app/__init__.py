@@ -11,7 +11,7 @@ from functools import partial
 
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.collecting import collect_when_quiet
-from medusa_chat.app.models.first_run import fetch_nothing, to_fetch
+from medusa_chat.app.models.fetching import fetch_nothing, to_fetch
 from medusa_chat.app.paste_parser import take_pastes_as_text
 from medusa_chat.app.plain_letters import use_plain_letters
 from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess

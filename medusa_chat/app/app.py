@@ -5,7 +5,8 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
-from typing import ClassVar
+from functools import cached_property
+from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
 from textual.app import App, ComposeResult, SystemCommand
@@ -25,9 +26,7 @@ from medusa_chat.app.keymap import checked_keymap
 from medusa_chat.app.keys import bindings
 from medusa_chat.app.loader import Loader
 from medusa_chat.app.messages import ConversationRead
-from medusa_chat.app.models.desk import ModelDesk, ToFetch
-from medusa_chat.app.models.first_run import fetch_nothing
-from medusa_chat.app.models.screen import ModelsScreen
+from medusa_chat.app.models.fetching import ToFetch, fetch_nothing
 from medusa_chat.app.notifying import Notifier
 from medusa_chat.app.panel import Panel
 from medusa_chat.app.prompt import Prompt
@@ -42,6 +41,10 @@ from medusa_chat.history import History
 from medusa_chat.printable import printable
 from medusa_chat.records import LoadRequest, SamplingOptions
 from medusa_chat.settings import Settings
+
+if TYPE_CHECKING:
+    from medusa_chat.app.models.desk import ModelDesk
+    from medusa_chat.app.models.screen import ModelsScreen
 
 _TOO_SMALL = "Please make the terminal larger."
 _SECONDS_TO_DRAW = 0.15
@@ -87,12 +90,13 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self.defaults = Setup(settings.sampling, settings.system, settings.theme)
         self._history = history
         self._resume = resume
+        self._to_fetch = to_fetch
+        self._quantization = settings.quant
         self._link = EngineLink(engine)
         self.sidebar = Sidebar(history)
         self.loader = Loader(self._link, load_request)
         self.talk = Talk(history, self._link, self.loader, self.dials, settings)
         self.panel = Panel()
-        self.models = ModelDesk(self, to_fetch, settings.quant)
         self._notifier = Notifier(self._write_to_terminal, is_wanted=settings.notify)
         self._commands = SlashCommands(self, history)
 
@@ -139,7 +143,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self._show_options()
         self._show_figures()
         # Only now, so that neither competes with the first picture and the footer, which comes a frame later.
-        self.set_timer(_SECONDS_TO_DRAW, self.models.begin)
+        self.set_timer(_SECONDS_TO_DRAW, self._begin_with_models)
         self.set_timer(_SECONDS_TO_DRAW, self._begin_with_history)
 
     async def on_unmount(self) -> None:
@@ -156,6 +160,16 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     # The model
 
+    @cached_property
+    def models(self) -> ModelDesk:
+        """Imported when it is first wanted, after the first picture."""
+        from medusa_chat.app.models.desk import ModelDesk
+
+        return ModelDesk(self, self._to_fetch, self._quantization)
+
+    def _begin_with_models(self) -> None:
+        self.models.begin()
+
     @on(Loader.Changed)
     def show_model(self) -> None:
         self.panel.show_model(self.loader.request, self.loader.info)
@@ -170,8 +184,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     def load_again(self) -> None:
         self.loader.load_again()
 
-    @on(ModelsScreen.Chosen)
-    def use_model(self, event: ModelsScreen.Chosen) -> None:
+    def on_models_screen_chosen(self, event: ModelsScreen.Chosen) -> None:
         self.models.use(event.name, event.quantization)
 
     # For who is looking elsewhere

@@ -10,8 +10,10 @@ from textual.widget import Widget
 
 
 def once_laid_out() -> Reactive[Size]:
-    """A widget's virtual_size that, when a layout has changed it, doesn't ask for another one."""
-    return Reactive(Size(0, 0))
+    """A widget's virtual_size that, when a layout has changed it, asks for no other one. Nor is the widget to
+    be drawn for it: the layout has drawn what moved, and a second time made a key wait twice as long.
+    """
+    return Reactive(Size(0, 0), repaint=False)
 
 
 class Even(Widget):

@@ -1,13 +1,14 @@
 """An engine's child process without a model: it says a long text at a set speed, over the real wire.
 
 Run as `python -m medusa_chat.bench.scripted_engine`. The last word of the user's message chooses what it
-says: "fence" a block of code that goes on after 2,000 lines, "work" a fixed number of tokens as fast as a
-fixed amount of computing for each allows, "flood" megabytes as fast as they are taken, anything else prose
-with lists, tables and code that doesn't end.
+says: "fence" a block of code that goes on after 2,000 lines, "work" what it computes as fast as it can, with
+and without saying it, "flood" megabytes as fast as they are taken, anything else prose with lists, tables and
+code that doesn't end.
 """
 
 from __future__ import annotations
 
+import json
 import os
 import time
 from collections.abc import Callable, Iterator, Sequence
@@ -32,11 +33,13 @@ TOKENS_PER_SECOND = 200
 FENCE_LINES = 2000
 BEGUN = "Here it begins."
 FENCE_REACHED = f"# beyond {FENCE_LINES} lines"
-WORK_TOKENS = 800
+WORK_ROUNDS = 10
 FLOOD_BYTES = 10 * 2**20
-SPEED_FILE = "BENCH_SPEED_FILE"  # names where the tokens a second of "work" are written
+SPEED_FILE = "BENCH_SPEED_FILE"  # names where the tokens a second of "work" are written, round by round
 _TOKEN_LETTERS = 4
+_WORK_TOKENS = 150
 _WORK_A_TOKEN = 150_000  # about 4 ms of one core
+_SECONDS_TO_REST = 0.4  # until what was said is drawn
 _FLOOD_PIECE = 2**14
 
 _PROSE = """
@@ -130,14 +133,23 @@ def _fence() -> Iterator[str]:
 
 
 def _work() -> Iterator[str]:
-    """A fixed amount of computing a token: what disturbs it shows in the time it takes."""
-    started = time.perf_counter()
-    for token in islice(_tokens(_PROSE), WORK_TOKENS):
-        _compute()
-        yield token
-    seconds = time.perf_counter() - started
+    """Rounds of a fixed amount of computing a token, the same tokens once kept to itself and once said: what
+    saying them to the chat takes shows in the time, whatever else the machine does meanwhile.
+    """
+    rounds = []
+    for number in range(WORK_ROUNDS):
+        speeds = {}
+        for is_said in (False, True) if number % 2 else (True, False):
+            time.sleep(_SECONDS_TO_REST)
+            started = time.perf_counter()
+            for token in islice(_tokens(_PROSE), _WORK_TOKENS):
+                _compute()
+                if is_said:
+                    yield token
+            speeds["said" if is_said else "kept"] = _WORK_TOKENS / (time.perf_counter() - started)
+        rounds.append(speeds)
     if path := os.environ.get(SPEED_FILE):
-        Path(path).write_text(str(WORK_TOKENS / seconds), encoding="utf-8")
+        Path(path).write_text(json.dumps(rounds), encoding="utf-8")
 
 
 def _flood() -> Iterator[str]:

@@ -6,11 +6,11 @@ Measured on the real program in a pseudo-terminal, with an engine that is script
 from __future__ import annotations
 
 import dataclasses
+import json
 import os
 import platform
 import random
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
@@ -24,9 +24,8 @@ import psutil
 from medusa_chat.bench import scripted_engine
 from medusa_chat.bench.scripted_engine import BEGUN, FENCE_REACHED, SPEED_FILE, long_answer
 from medusa_chat.bench.terminal import Terminal
-from medusa_chat.engine import wire
 from medusa_chat.history import History
-from medusa_chat.records import LoadProgress, LoadRequest, Message, SamplingOptions
+from medusa_chat.records import LoadProgress
 
 _FIRST_DRAWN = "Enter sends"  # the box, with the whole screen but the footer
 _LAST_DRAWN = "Quit"  # the footer's last key
@@ -41,11 +40,10 @@ _LONG_MESSAGES = 500
 
 @dataclasses.dataclass(frozen=True, slots=True)
 class Programs:
-    """Commands: the chat as it is, the chat on the scripted engine, and that engine alone."""
+    """Commands: the chat as it is, and the chat on the scripted engine."""
 
     chat: Sequence[str]
     scripted_chat: Sequence[str]
-    engine: Sequence[str]
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -54,7 +52,6 @@ class Extent:
 
     starts: int = 5
     keys: int = 100
-    rounds: int = 3
 
 
 @dataclasses.dataclass(frozen=True, slots=True)
@@ -85,7 +82,7 @@ def measure_ui(
         on_progress(LoadProgress(f"Typing in {setting.name}"))
         report["typing"][setting.name] = measure_typing(programs.scripted_chat, setting, extent.keys)
     on_progress(LoadProgress("The engine with the chat and without"))
-    report["engine"] = measure_engine(programs, extent.rounds)
+    report["engine"] = measure_engine(programs.scripted_chat)
     return report | {
         "tokens_per_second": scripted_engine.TOKENS_PER_SECOND,
         "machine": f"{platform.system()} {platform.machine()}, {os.cpu_count()} cores",
@@ -152,47 +149,26 @@ def _cpu_share(pid: int) -> Callable[[], float]:
     return lambda: (seconds() - before) / (time.perf_counter() - started)
 
 
-def measure_engine(programs: Programs, rounds: int) -> dict[str, float]:
-    """Tokens a second of an engine that computes all the time, alone and with the chat, turn by turn."""
-    alone, with_chat = [], []
-    for _ in range(rounds):
-        alone.append(_speed_alone(programs.engine))
-        with_chat.append(_speed_with_chat(programs.scripted_chat))
-    return {
-        "alone_tokens_per_second": statistics.median(alone),
-        "with_chat_tokens_per_second": statistics.median(with_chat),
-        "share_kept": statistics.median(b / a for a, b in zip(alone, with_chat, strict=True)),
-    }
-
-
-def _speed_with_chat(command: Sequence[str]) -> float:
+def measure_engine(command: Sequence[str]) -> dict[str, float]:
+    """Tokens a second of one engine that computes all the time, in turn alone, while the chat waits for it,
+    and while the chat shows what it says. The share that is kept is the median of neighbouring turns'.
+    """
     with _home() as environment, Terminal(command, environment) as terminal:
         _ask(terminal, "work")
+        file = Path(environment[SPEED_FILE])
         deadline = time.perf_counter() + _SECONDS_TO_REPLY
-        while not (written := _read(environment)) and time.perf_counter() < deadline:
+        while not file.exists() and time.perf_counter() < deadline:
             terminal.watch(0.1)
-        return float(written)
-
-
-def _speed_alone(command: Sequence[str]) -> float:
-    with _home() as environment:
-        pipe = subprocess.PIPE
-        with subprocess.Popen(command, stdin=pipe, stdout=pipe, env=environment) as child:
-            assert child.stdin is not None
-            assert child.stdout is not None
-            child.stdin.write(wire.encode_request(wire.Load(LoadRequest("scripted"))))
-            question = wire.Reply((Message("user", "work"),), SamplingOptions())
-            child.stdin.write(wire.encode_request(question))
-            child.stdin.flush()
-            while not isinstance(wire.decode_event(child.stdout.readline()), wire.Finished):
-                pass
-            child.stdin.close()
-        return float(_read(environment))
-
-
-def _read(environment: dict[str, str]) -> str:
-    path = Path(environment[SPEED_FILE])
-    return path.read_text(encoding="utf-8") if path.exists() else ""
+        terminal.watch(0.1)
+        rounds = json.loads(file.read_text(encoding="utf-8"))
+    shares = sorted(speeds["said"] / speeds["kept"] for speeds in rounds)
+    return {
+        "alone_tokens_per_second": statistics.median(speeds["kept"] for speeds in rounds),
+        "with_chat_tokens_per_second": statistics.median(speeds["said"] for speeds in rounds),
+        "share_kept": statistics.median(shares),
+        "least_share_kept": shares[0],
+        "most_share_kept": shares[-1],
+    }
 
 
 @contextmanager
@@ -217,4 +193,4 @@ def _fill_history(path: Path, num_messages: int) -> None:
 def own_programs(scripted_chat: Sequence[str]) -> Programs:
     """Those of this Python. scripted_chat: its command, which this room may not know."""
     python = (sys.executable, "-P", "-m")
-    return Programs((*python, "medusa_chat.cli"), scripted_chat, (*python, scripted_engine.MODULE))
+    return Programs((*python, "medusa_chat.cli"), scripted_chat)

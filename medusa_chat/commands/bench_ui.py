@@ -34,6 +34,7 @@ def _as_text(report: dict[str, Any]) -> str:
         (name, goal, measured, "met" if is_met else "missed")
         for name, goal, measured, is_met in _rows(report)
     ]
+    engine = report["engine"]
     shares = ", ".join(f"{typing['cpu_share']:.0%}" for typing in report["typing"].values())
     return "\n".join(
         (
@@ -44,8 +45,9 @@ def _as_text(report: dict[str, Any]) -> str:
             f"the whole screen, footer included: {report['seconds_to']['whole_picture']:.2f} s",
             f"a reply streams at {report['tokens_per_second']} tokens/s; "
             f"the chat then takes {shares} of one core",
-            f"the engine alone: {report['engine']['alone_tokens_per_second']:.0f} tokens/s, "
-            f"with the chat: {report['engine']['with_chat_tokens_per_second']:.0f}",
+            f"the engine while the chat waits: {engine['alone_tokens_per_second']:.0f} tokens/s, "
+            f"while it shows them: {engine['with_chat_tokens_per_second']:.0f}; "
+            f"turn by turn it kept {engine['least_share_kept']:.1%} to {engine['most_share_kept']:.1%}",
         )
     )
 

@@ -4,10 +4,11 @@ package, whatever else runs on it.
 
 from __future__ import annotations
 
-import importlib
+import ctypes
+import sys
 import time
 from pathlib import Path
-from typing import Protocol
+from typing import ClassVar, Protocol
 
 import torch
 
@@ -15,10 +16,18 @@ from medusa_chat.records import EnergySource
 
 _SECONDS_BETWEEN_READINGS = 0.5  # one takes a driver up to some milliseconds
 _POWERCAP = Path("/sys/class/powercap")
+_NVML = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"  # comes with the driver
+_SUCCESS, _NOT_SUPPORTED = 0, 3  # of nvmlReturn_t
 
 
 class Counter(Protocol):
-    """Joules since some moment. Where they can't be read it raises whatever its driver raises."""
+    """Joules since some moment. Where they can't be read it raises whatever its driver raises.
+
+    shortest: seconds between two readings, below which their difference tells little.
+    """
+
+    @property
+    def shortest(self) -> float: ...
 
     def read(self) -> float: ...
 
@@ -26,27 +35,46 @@ class Counter(Protocol):
 class CardCounter:
     """A graphics card by NVIDIA: its own energy counter, else its power over the time between readings."""
 
+    shortest: ClassVar[float] = 0.5  # cards bring their figures up to date about ten times a second
+
     def __init__(self, uuid: str) -> None:
-        """Raises if NVIDIA's library is not there or doesn't know the card."""
-        self._nvml = importlib.import_module("pynvml")
-        self._nvml.nvmlInit()
-        self._card = self._nvml.nvmlDeviceGetHandleByUUID(uuid)
+        """uuid: with its GPU-. Cards have other numbers for the driver than under CUDA_VISIBLE_DEVICES.
+
+        Raises OSError if the driver is not there, does not know the card or won't tell.
+        """
+        self._nvml = ctypes.CDLL(_NVML)
+        self._card = ctypes.c_void_p()
+        _check(self._nvml.nvmlInit_v2())
+        _check(self._nvml.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(self._card)))
         self._joules = 0.0
         self._read_at = time.monotonic()
 
     def read(self) -> float:
-        try:
-            return float(self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._card)) / 1e3
-        except self._nvml.NVMLError_NotSupported:
-            watts = self._nvml.nvmlDeviceGetPowerUsage(self._card) / 1e3
+        millijoules = ctypes.c_ulonglong()
+        status = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._card, ctypes.byref(millijoules))
+        if status == _NOT_SUPPORTED:  # before Volta
+            return self._power_over_time()
+        _check(status)
+        return millijoules.value / 1e3
+
+    def _power_over_time(self) -> float:
+        milliwatts = ctypes.c_uint()
+        _check(self._nvml.nvmlDeviceGetPowerUsage(self._card, ctypes.byref(milliwatts)))
         now = time.monotonic()
-        self._joules += watts * (now - self._read_at)
+        self._joules += milliwatts.value / 1e3 * (now - self._read_at)
         self._read_at = now
         return self._joules
 
 
+def _check(status: int) -> None:
+    if status != _SUCCESS:
+        raise OSError(f"NVML answered {status}")
+
+
 class PackageCounter:
     """The CPU's packages by Linux' powercap, whose counters begin again at 0 after some minutes or hours."""
+
+    shortest: ClassVar[float] = 0.01  # they are brought up to date a thousand times a second
 
     def __init__(self, folder: Path) -> None:
         """Raises OSError if the counters may not be read, ValueError if there are none."""
@@ -78,21 +106,29 @@ class EnergyMeter:
         self.source = source
         self._counter = counter
         self._marked: float | None = None
+        self._marked_at = 0.0
         self._read_at = 0.0
 
     def mark(self) -> float | None:
         """Begins anew: 0 joules, or None."""
         self._marked = self._read()
+        self._marked_at = self._read_at
         return None if self._marked is None else 0.0
 
     def used(self, *, at_once: bool = False) -> float | None:
-        """Since the mark. Also None, unless it has to be at once, where the last reading is less than half a
-        second old.
+        """Since the mark. Also None where too little time has passed to tell, where the counter stands still
+        or has begun anew and, unless it has to be at once, where the last reading is less than half a second
+        old.
         """
-        if not at_once and time.monotonic() - self._read_at < _SECONDS_BETWEEN_READINGS:
+        if self._counter is None or self._marked is None:
+            return None
+        since, shortest = self._read_at, _SECONDS_BETWEEN_READINGS
+        if at_once:
+            since, shortest = self._marked_at, self._counter.shortest
+        if time.monotonic() - since < shortest:
             return None
         now = self._read()
-        return None if now is None or self._marked is None else now - self._marked
+        return now - self._marked if now is not None and now > self._marked else None
 
     def _read(self) -> float | None:
         self._read_at = time.monotonic()

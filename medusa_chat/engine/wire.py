@@ -8,7 +8,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from typing import Annotated, Literal
 
-from pydantic import Field, TypeAdapter
+from pydantic import ConfigDict, Field, TypeAdapter
 
 from medusa_chat.records import (
     Chunk,
@@ -96,8 +96,9 @@ class Failed:
 
 Event = Annotated[Progressed | Loaded | Started | Chunked | Finished | Failed, Field(discriminator="kind")]
 
-_REQUESTS: TypeAdapter[Request] = TypeAdapter(Request)
-_EVENTS: TypeAdapter[Event] = TypeAdapter(Event)
+_WHEN_USED = ConfigDict(defer_build=True)  # which in the app is after the first picture
+_REQUESTS: TypeAdapter[Request] = TypeAdapter(Request, config=_WHEN_USED)
+_EVENTS: TypeAdapter[Event] = TypeAdapter(Event, config=_WHEN_USED)
 
 
 def encode_request(request: Request) -> bytes:

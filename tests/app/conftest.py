@@ -13,7 +13,7 @@ from textual.pilot import Pilot
 from medusa_chat.app import app as app_module
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.chat_view import ChatView
-from medusa_chat.app.models.desk import ToFetch
+from medusa_chat.app.models.fetching import ToFetch
 from medusa_chat.app.reply_text import ReplyText
 from medusa_chat.app.turns import Notice, UserTurn
 from medusa_chat.engine.process import EngineProcess

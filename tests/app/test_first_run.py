@@ -10,7 +10,8 @@ import pytest
 from textual.app import App, ComposeResult
 
 from medusa_chat import app as app_room
-from medusa_chat.app.models.first_run import FirstRunScreen, plan_lines, to_fetch
+from medusa_chat.app.models.fetching import to_fetch
+from medusa_chat.app.models.first_run import FirstRunScreen, plan_lines
 from medusa_chat.app.models.pull_bar import PullBar
 from medusa_chat.app.models.pulls import Pulls
 from medusa_chat.checkpoints import plans

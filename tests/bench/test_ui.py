@@ -6,12 +6,14 @@ import json
 import os
 import subprocess
 import sys
+from pathlib import Path
 from typing import Any
 
 import pytest
 
 from medusa_chat import cli
-from medusa_chat.bench import ui
+from medusa_chat.bench import scripted_engine, ui
+from medusa_chat.bench.scripted_engine import SPEED_FILE, WORK_ROUNDS
 from medusa_chat.bench.ui import SETTINGS, Extent, measure_ui, own_programs
 from medusa_chat.commands.scripted_chat import PROGRAM
 
@@ -21,14 +23,15 @@ pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-termi
 @pytest.mark.slow
 def test_the_report_holds_together() -> None:
     told: list[str] = []
-    extent = Extent(starts=1, keys=3, rounds=1)
+    extent = Extent(starts=1, keys=3)
     report = measure_ui(own_programs(PROGRAM), extent, lambda progress: told.append(progress.message))
     assert list(report["typing"]) == [setting.name for setting in SETTINGS]
     for typing in report["typing"].values():
         assert 0 < typing["p50_ms"] <= typing["p99_ms"] <= typing["worst_ms"]
         assert 0 < typing["cpu_share"] < 2
     assert 0 < report["seconds_to"]["first_picture"] <= report["seconds_to"]["whole_picture"]
-    assert report["engine"]["share_kept"] > 0
+    engine = report["engine"]
+    assert 0 < engine["least_share_kept"] <= engine["share_kept"] <= engine["most_share_kept"]
     assert len(told) == 2 + len(SETTINGS)
     json.dumps(report)
 
@@ -39,13 +42,28 @@ def test_a_key_is_timed_while_a_reply_streams() -> None:
     assert typing["cpu_share"] > 0
 
 
-def test_the_engine_is_timed_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    assert ui._speed_alone(own_programs(PROGRAM).engine) > 0
+def test_the_engine_computes_the_same_whether_it_says_it_or_not(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    computed: list[None] = []
+    monkeypatch.setattr(scripted_engine, "_compute", lambda: computed.append(None))
+    monkeypatch.setattr(scripted_engine, "_SECONDS_TO_REST", 0.0)
+    monkeypatch.setenv(SPEED_FILE, str(tmp_path / "speed"))
+    said = list(scripted_engine._work())
+    assert len(computed) == 2 * len(said)
+    rounds = json.loads((tmp_path / "speed").read_text())
+    assert [sorted(speeds) for speeds in rounds] == [["kept", "said"]] * WORK_ROUNDS
 
 
 def _report(worst: float, kept: float) -> dict[str, Any]:
     typing = {"p50_ms": 4.0, "p99_ms": 30.0, "worst_ms": worst, "cpu_share": 0.21}
-    engine = {"alone_tokens_per_second": 250.0, "with_chat_tokens_per_second": 250 * kept, "share_kept": kept}
+    engine = {
+        "alone_tokens_per_second": 250.0,
+        "with_chat_tokens_per_second": 250 * kept,
+        "share_kept": kept,
+        "least_share_kept": kept - 0.05,
+        "most_share_kept": kept + 0.05,
+    }
     return {
         "seconds_to": {"first_picture": 0.44, "whole_picture": 0.6},
         "typing": {"a fresh chat": typing},
@@ -67,6 +85,7 @@ def test_the_table_says_what_met_its_goal(
     assert rows["until the first picture of the screen"].split()[-3:] == ["0.44", "s", "met"]
     assert rows["a key in a fresh chat, p50 / p99 / worst"].endswith("4 / 30 / 51 ms  missed")
     assert rows["the engine's speed that is kept"].split()[-2:] == ["98.0%", "met"]
+    assert any(line.endswith("turn by turn it kept 93.0% to 103.0%") for line in rows.values())
     with pytest.raises(SystemExit, match="0"):
         cli.main(["bench", "ui", "--json"])
     assert json.loads(capsys.readouterr().out) == _report(51.0, 0.98)

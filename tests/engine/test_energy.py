@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-import sys
+import ctypes
+import time
+from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -53,6 +55,8 @@ def test_where_nobody_tells_there_is_none(tmp_path: Path, monkeypatch: pytest.Mo
 
 
 class Counter:
+    shortest = 0.2
+
     def __init__(self, *readings: float) -> None:
         self.readings = list(readings)
 
@@ -66,46 +70,101 @@ def test_joules_since_the_mark_are_read_a_few_times_a_second(monkeypatch: pytest
     meter = EnergyMeter("card", Counter(50.0, 53.0, 54.0, 60.0))
     assert meter.mark() == 0.0
     assert meter.used() is None
-    now[0] += 0.5
+    now[0] += 0.1
+    assert meter.used(at_once=True) is None  # too soon to tell anything
+    now[0] += 0.4
     assert meter.used() == 3.0
     assert meter.used() is None
     assert meter.used(at_once=True) == 4.0
     assert meter.mark() == 0.0
-    assert meter.used(at_once=True) is None  # the driver broke: it is not asked again
+    now[0] += 0.5
+    assert meter.used() is None  # the driver broke: it is not asked again
     assert meter.mark() is None
 
 
-class NotSupported(Exception):
-    pass
+@pytest.mark.parametrize("reading", [50.0, 2.0], ids=["stands still", "begins anew"])
+def test_a_counter_that_does_not_count_tells_nothing(reading: float, monkeypatch: pytest.MonkeyPatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr("medusa_chat.engine.energy.time.monotonic", lambda: now[0])
+    meter = EnergyMeter("card", Counter(50.0, reading))
+    meter.mark()
+    now[0] += 1.0
+    assert meter.used() is None
 
 
 def nvml(**functions: Any) -> SimpleNamespace:
+    """A driver that knows the card GPU-1 and has these functions: of no argument, what they tell."""
+
+    def telling(tell: Callable[[], int | None]) -> Callable[..., int]:
+        def function(card: ctypes.c_void_p, told: Any) -> int:
+            number = tell()
+            if card.value != 7 or number is None:
+                return 3  # not supported
+            told._obj.value = number
+            return 0
+
+        return function
+
+    def handle(uuid: bytes, told: Any) -> int:
+        told._obj.value = 7
+        return 0 if uuid == b"GPU-1" else 6  # not found
+
     return SimpleNamespace(
-        NVMLError_NotSupported=NotSupported,
-        nvmlInit=lambda: None,
-        nvmlDeviceGetHandleByUUID=lambda uuid: uuid,
-        **functions,
+        nvmlInit_v2=lambda: 0,
+        nvmlDeviceGetHandleByUUID=handle,
+        **{name: telling(tell) for name, tell in functions.items()},
     )
 
 
 def test_a_card_with_an_energy_counter(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = nvml(nvmlDeviceGetTotalEnergyConsumption={"GPU-1": 123_456}.get)
-    monkeypatch.setitem(sys.modules, "pynvml", library)
-    assert CardCounter("GPU-1").read() == pytest.approx(123.456)
+    library = nvml(nvmlDeviceGetTotalEnergyConsumption=lambda: 2**40 + 123)
+    monkeypatch.setattr(ctypes, "CDLL", {energy._NVML: library}.get)
+    assert CardCounter("GPU-1").read() == pytest.approx((2**40 + 123) / 1000)
+    with pytest.raises(OSError, match="NVML answered 6"):
+        CardCounter("GPU-2")
 
 
 def test_a_card_that_tells_its_power_only(monkeypatch: pytest.MonkeyPatch) -> None:
-    def unsupported(card: str) -> int:
-        raise NotSupported
-
     now, watts = [10.0], iter((200_000, 100_000))
     library = nvml(
-        nvmlDeviceGetTotalEnergyConsumption=unsupported, nvmlDeviceGetPowerUsage=lambda card: next(watts)
+        nvmlDeviceGetTotalEnergyConsumption=lambda: None, nvmlDeviceGetPowerUsage=lambda: next(watts)
     )
-    monkeypatch.setitem(sys.modules, "pynvml", library)
+    monkeypatch.setattr(ctypes, "CDLL", {energy._NVML: library}.get)
     monkeypatch.setattr("medusa_chat.engine.energy.time.monotonic", lambda: now[0])
     counter = CardCounter("GPU-1")
     now[0] = 10.5
     assert counter.read() == pytest.approx(100.0)
     now[0] = 12.5
     assert counter.read() == pytest.approx(300.0)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_a_real_card_tells_what_it_uses() -> None:
+    """Whole watts of a card at work, the same by its energy and, near enough, by its power over the time."""
+    device = torch.device("cuda")
+    meter = energy_meter(device)
+    assert meter.source == "card"
+    by_power = CardCounter(f"GPU-{torch.cuda.get_device_properties(device).uuid}")
+    keep_busy(device, 2.0)  # until its clocks and figures have followed
+    started, before = time.monotonic(), by_power._power_over_time()
+    assert meter.mark() == 0.0
+    assert meter.used(at_once=True) is None  # too soon to tell
+    for _ in range(8):
+        keep_busy(device, 0.25)
+        after = by_power._power_over_time()
+    joules = meter.used(at_once=True)
+    seconds = time.monotonic() - started
+    assert joules is not None
+    print(f"{torch.cuda.get_device_name()}: {joules / seconds:.0f} W, {(after - before) / seconds:.0f} W")
+    assert 20 < joules / seconds < 2000
+    assert joules == pytest.approx(after - before, rel=0.25)
+
+
+def keep_busy(device: torch.device, seconds: float) -> None:
+    """Multiplies large matrices for so long."""
+    matrix = torch.randn(4096, 4096, dtype=torch.float16, device=device)
+    ends = time.monotonic() + seconds
+    while time.monotonic() < ends:
+        torch.mm(matrix, matrix)
+        torch.cuda.synchronize(device)

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medusa_chat.app.models import wording
+from medusa_chat.app.models.fetching import ToFetch
 from medusa_chat.app.models.first_run import FirstRunScreen
 from medusa_chat.app.models.pull_bar import PullBar
 from medusa_chat.app.models.pulls import Pull, Pulls
@@ -16,8 +16,6 @@ from medusa_chat.records import LoadRequest, Quantization
 
 if TYPE_CHECKING:
     from medusa_chat.app.app import MedusaApp
-
-ToFetch = Callable[[LoadRequest], PullPlan | None]
 
 
 class ModelDesk:

@@ -12,30 +12,11 @@ from textual.screen import ModalScreen
 from textual.widgets import Static
 
 from medusa_chat.app.models.wording import short_path
-from medusa_chat.checkpoints.plans import PullPlan, plan_pull
-from medusa_chat.errors import MedusaError
+from medusa_chat.checkpoints.plans import PullPlan
 from medusa_chat.printable import printable
 from medusa_chat.quantities import size
-from medusa_chat.records import LoadRequest
-from medusa_chat.registry import resolve, resolve_heads
 
 _FIRST_COLUMN = 10
-
-
-def to_fetch(request: LoadRequest) -> PullPlan | None:
-    """What must be fetched before this can be loaded; None where nothing must, or where loading itself will
-    say what is wrong.
-    """
-    try:
-        spec = resolve(request.model)
-        return plan_pull(spec, resolve_heads(spec, request.heads))
-    except (MedusaError, OSError):
-        return None
-
-
-def fetch_nothing(_: LoadRequest) -> PullPlan | None:
-    """In place of to_fetch, for engines that need no model here."""
-    return None
 
 
 class FirstRunScreen(ModalScreen[bool]):
