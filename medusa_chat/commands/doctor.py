@@ -141,6 +141,7 @@ def _default_model() -> Section:
         "sound": checkpoints.is_sound(spec),
         "heads_here": heads is not None and checkpoints.heads_are_here(heads),
         "kv_cache": settings.kv_cache,
+        "lm_head": settings.lm_head,
     }
 
 

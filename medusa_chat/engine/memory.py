@@ -37,6 +37,7 @@ def plan_load(request: LoadRequest, sources: Sources) -> MemoryPlan | None:
         memory_of(device, pick_dtype(request.dtype, device)),
         request.context_length,
         request.kv_cache,
+        request.lm_head,
     )
 
 

@@ -73,7 +73,7 @@ class Session:
         # An adapted model is another one: its words may differ.
         self._name = model.spec.name + ("+adapter" if base.adapter else "")
         self._quantization = model.quantization
-        self._kv_cache = model.kv_cache
+        self._kv_cache, self._lm_head = model.kv_cache, model.lm_head
         self._tokenizer = model.tokenizer
         self._base = base
         self._heads = heads
@@ -125,6 +125,7 @@ class Session:
             remarks=self._remarks,
             energy_source=self._energy.source,
             kv_cache=self._kv_cache,
+            lm_head=self._lm_head,
         )
 
     def reply(self, messages: Sequence[Message]) -> Iterator[ReplyStarted | Chunk]:
@@ -309,6 +310,6 @@ def session_with(
     model.base.context_length = min(own, plan.context_length if plan else asked_context or own)
     if plan is not None and asked_context is None and plan.context_length < own:
         remarks += (shortened(plan, own),)
-    base, fast_heads = fastest(model.base, opened)
+    base, fast_heads = fastest(model.base, opened, model.lm_head)
     give_back_unused()  # what loading took and quantising gave back
     return Session(replace(model, base=base), fast_heads, remarks)
