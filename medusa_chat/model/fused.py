@@ -59,7 +59,7 @@ class FusedModel(BaseModel):
     def __init__(self, base: BaseModel, lm_head: LMHeadPrecision = "full") -> None:
         super().__init__(base.causal_lm)
         decoder = self.causal_lm.get_decoder()
-        self._num_processors = torch.cuda.get_device_properties(self.device).multi_processor_count
+        self._num_processors = _num_processors(self.device)
         config = self.config
         head_dim = getattr(config, "head_dim", None) or self.hidden_size // config.num_attention_heads
         self.context_length = base.context_length
@@ -196,6 +196,11 @@ class FusedModel(BaseModel):
 def summed(partial: torch.Tensor) -> torch.Tensor:
     """Partial sums (S, M, N) -> (M, N)."""
     return partial[0] if len(partial) == 1 else partial.sum(0)
+
+
+def _num_processors(device: torch.device) -> int:
+    """Triton's interpreter, where there is no GPU, is one."""
+    return torch.cuda.get_device_properties(device).multi_processor_count if device.type == "cuda" else 1
 
 
 def _turns(rotary: Any, num_positions: int) -> torch.Tensor:
