@@ -40,22 +40,21 @@ def prepare_kernels(
     candidates = dynamic_candidates(heads, base.device)
     cache = base.new_cache(_CACHE_ROWS, kv_cache)
     sizes = [size for size in TREE_SIZES if 1 < size <= len(candidates)]
-    # The first one alone: what all have in common would be compiled by each of them.
-    first, *others = [
+    runs: list[Callable[[], None]] = [
         *(partial(_run_step, base, heads, cache, fixed_plan(candidates, size)) for size in sizes),
         partial(_run_step, base, heads, cache, fixed_plan(candidates, 1)),
         *(partial(_run_prompt, base, cache, rows) for rows in _PROMPTS),
     ]
-    count = 1 + len(others)
-    on_progress(LoadProgress(f"Preparing the GPU's kernels, 1 of {count}", 0.0))
-    first()
+    on_progress(LoadProgress(f"Preparing the GPU's kernels, 1 of {len(runs)}", 0.0))
+    runs[0]()  # alone: what all have in common would be compiled by each of them
     # Triton's interpreter, where there is no GPU, can't.
     num_at_once = min(_AT_ONCE, os.cpu_count() or 1) if base.device.type == "cuda" else 1
     with ThreadPoolExecutor(num_at_once, initializer=_use, initargs=(base.device,)) as threads:
-        started = [threads.submit(run) for run in others]
+        started = [threads.submit(run) for run in runs[1:]]
         for done, future in enumerate(as_completed(started), start=1):
             future.result()
-            on_progress(LoadProgress(f"Preparing the GPU's kernels, {done + 1} of {count}", done / count))
+            message = f"Preparing the GPU's kernels, {done + 1} of {len(runs)}"
+            on_progress(LoadProgress(message, done / len(runs)))
 
 
 def _use(device: torch.device) -> None:
