@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
     from medusa_chat.engine.custom_generate import MedusaGenerate
     from medusa_chat.engine.session import Session
-    from medusa_chat.records import Device, DType, KVPrecision, Quantization
+    from medusa_chat.records import Device, DType, KVPrecision, LMHeadPrecision, Quantization
 
 __all__ = ["load", "medusa_generate"]
 
@@ -27,14 +27,15 @@ def load(
     device: Device = "auto",
     dtype: DType = "auto",
     kv_cache: KVPrecision = "full",
+    lm_head: LMHeadPrecision = "full",
     context_length: int | None = None,
 ) -> Session:
     """A session with a model that `medusa-chat models` lists, one in a folder, a repository on the hub, or a
     transformers causal language model that is in memory already, which then needs its tokenizer and is the
     session's from there on. heads: a folder, a file or "hub:OWNER/NAME"; by default those that the registry
     names for the model, or that lie in its own files. kv_cache: "8bit" halves what a conversation takes in
-    memory; replies may then differ from those of the full one. context_length: tokens at most; by default
-    the model's own, or as many as fit into memory.
+    memory; lm_head: "4bit" holds the base's LM head so, on a GPU; replies may then differ from those of the
+    full ones. context_length: tokens at most; by default the model's own, or as many as fit into memory.
 
     Fetches what isn't here, and takes a second or two to time the model's steps. Raises a MedusaError
     (medusa_chat.errors) whose text says what to do.
@@ -47,9 +48,11 @@ def load(
 
     folder = None if heads is None else str(heads)
     if isinstance(model, str | Path):
-        request = LoadRequest(str(model), folder, quant, device, dtype, kv_cache, context_length)
+        request = LoadRequest(str(model), folder, quant, device, dtype, kv_cache, context_length, lm_head)
         return open_session(request, lambda progress: None)
-    return session_with(adopt_model(model, tokenizer, kv_cache), folder, asked_context=context_length)
+    return session_with(
+        adopt_model(model, tokenizer, kv_cache, lm_head), folder, asked_context=context_length
+    )
 
 
 def medusa_generate(heads: str | Path | None = None, *, tree_size: int = 16) -> MedusaGenerate:

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from medusa_chat.footprint import HALF, kv_row_bytes, matrix_bytes
 from medusa_chat.machine import Memory
 from medusa_chat.model_sizes import HeadSizes, ModelSizes
-from medusa_chat.records import KVPrecision, Quantization
+from medusa_chat.records import KVPrecision, LMHeadPrecision, Quantization
 
 SPARE_ROWS = 128  # of the KV cache, for a draft tree beyond the longest conversation
 _FLOAT = 4
@@ -34,6 +34,7 @@ class Decoder:
     model: ModelSizes
     memory: Memory
     kv_cache: KVPrecision
+    lm_head: LMHeadPrecision = "full"
 
     @property
     def kv_bytes(self) -> int:
@@ -99,7 +100,8 @@ class _FusedDecoder(Decoder):
     """On a GPU, in our own kernels and CUDA graphs."""
 
     def weights(self, quantization: Quantization) -> int:
-        return self.model.weights_bytes(quantization, HALF, _BLOCK_K, HALF)
+        whole = self.model.weights_bytes(quantization, HALF, _BLOCK_K, HALF)
+        return whole + self._quantised_head()
 
     def table(self, context_length: int) -> int:
         return (context_length + _TREE_ROWS) * self.model.head_dim * _FLOAT
@@ -120,10 +122,20 @@ class _FusedDecoder(Decoder):
         return eager + graphs + _CUBLAS
 
     def packing(self, quantization: Quantization) -> int:
-        """Of the gate and up projections, which are one product, or of some rows of the heads."""
+        """Of the gate and up projections, which are one product, or of some rows of the heads; the LM head is
+        whole until then.
+        """
         codes = 2 * self.model.inner * self.model.hidden
         product = {"4bit": _PACKING * codes, "8bit": 2 * codes, "none": HALF * codes}[quantization]
-        return max(product, _PACKING_HEADS * self.model.hidden)
+        return max(product, _PACKING_HEADS * self.model.hidden) - self._quantised_head()
+
+    def _quantised_head(self) -> int:
+        """What an LM head in 4 bits takes more than the whole one, which a tied embedding stays."""
+        rows, columns = self.model.vocabulary, self.model.hidden
+        if self.lm_head == "full":
+            return 0
+        whole = 0 if self.model.is_tied else HALF * rows * columns
+        return matrix_bytes(rows, -(-columns // _BLOCK_K) * _BLOCK_K, "4bit", HALF, HALF) - whole
 
     def _rows(self, count: int) -> int:
         """Of so many rows at the widest place: a layer's partial sums, or logits and their sum."""
@@ -142,14 +154,14 @@ class _FusedDecoder(Decoder):
         return count * self.model.num_heads * runs * (self.model.head_dim + 2) * _FLOAT
 
 
-def decoder_of(model: ModelSizes, memory: Memory, kv_cache: KVPrecision) -> Decoder:
+def decoder_of(model: ModelSizes, memory: Memory, kv_cache: KVPrecision, lm_head: LMHeadPrecision) -> Decoder:
     """As model/fastest.py chooses, on a GPU that has kernels of ours."""
     kind = Decoder
     if model.has_own_decoder and memory.device == "cpu":
         kind = _LeanDecoder
     elif model.has_own_decoder and memory.number_bytes == HALF:
         kind = _FusedDecoder
-    return kind(model, memory, kv_cache)
+    return kind(model, memory, kv_cache, lm_head)
 
 
 def _split_outputs(outputs: int) -> int:

@@ -18,7 +18,7 @@ _FILE = "last-load.json"
 
 @dataclass(frozen=True, slots=True)
 class LastLoad:
-    """planned, taken: bytes by part. date: as ISO 8601 has it, with its time zone."""
+    """planned, taken: bytes by part. seconds: by part too. date: as ISO 8601 has it, with its time zone."""
 
     model: str
     quantization: Quantization
@@ -28,6 +28,7 @@ class LastLoad:
     date: str
     planned: dict[str, int] = dataclasses.field(default_factory=dict)
     taken: dict[str, int] = dataclasses.field(default_factory=dict)
+    seconds: dict[str, float] = dataclasses.field(default_factory=dict)
 
 
 _ADAPTER = TypeAdapter(LastLoad)

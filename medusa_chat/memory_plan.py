@@ -15,7 +15,7 @@ from medusa_chat.errors import OutOfMemory
 from medusa_chat.machine import Memory
 from medusa_chat.model_sizes import HeadSizes, ModelSizes
 from medusa_chat.quantities import size
-from medusa_chat.records import MIN_CONTEXT_LENGTH, KVPrecision, Quantization
+from medusa_chat.records import MIN_CONTEXT_LENGTH, KVPrecision, LMHeadPrecision, Quantization
 
 STEP = 256  # tokens to which the length of a context is rounded
 LEAST_COMFORT = 1024  # tokens; a shorter context is only taken if it is asked for
@@ -59,9 +59,10 @@ def plan_memory(
     memory: Memory,
     context_length: int,
     kv_cache: KVPrecision = "full",
+    lm_head: LMHeadPrecision = "full",
 ) -> MemoryPlan:
     """For a context of this length on this device."""
-    decoder = decoder_of(model, memory, kv_cache)
+    decoder = decoder_of(model, memory, kv_cache, lm_head)
     weights = decoder.weights(quantization) + decoder.table(context_length)
     held_heads = 0 if heads is None else decoder.heads(heads, quantization)
     return MemoryPlan(
@@ -82,13 +83,14 @@ def longest_fitting(
     memory: Memory,
     free: int,
     kv_cache: KVPrecision = "full",
+    lm_head: LMHeadPrecision = "full",
 ) -> MemoryPlan | None:
     """With the model's own context if it fits into so many bytes, else with the longest that does; None if
     not even MIN_CONTEXT_LENGTH tokens do.
     """
     own = model.context or LEAST_COMFORT
     lengths = [*range(MIN_CONTEXT_LENGTH, own, STEP), own]
-    planned = partial(plan_memory, model, heads, quantization, memory, kv_cache=kv_cache)
+    planned = partial(plan_memory, model, heads, quantization, memory, kv_cache=kv_cache, lm_head=lm_head)
     fitting = bisect_right(lengths, int(_USABLE * free), key=lambda length: planned(length).peak)
     return planned(lengths[fitting - 1]) if fitting else None
 
@@ -106,16 +108,17 @@ def choose_plan(
     memory: Memory,
     asked: int | None,
     kv_cache: KVPrecision = "full",
+    lm_head: LMHeadPrecision = "full",
 ) -> MemoryPlan:
     """With the context asked for, but at most the model's own; where none is, with the longest that fits.
 
     Raises OutOfMemory, which says what would fit, if that doesn't or is too short to be of use.
     """
-    longest = longest_fitting(model, heads, quantization, memory, memory.free, kv_cache)
+    longest = longest_fitting(model, heads, quantization, memory, memory.free, kv_cache, lm_head)
     if asked is None and longest is not None and is_comfortable(longest, model):
         return longest
     wanted = min(asked or LEAST_COMFORT, model.context or LEAST_COMFORT)
-    planned = partial(plan_memory, model, heads, memory=memory, context_length=wanted)
+    planned = partial(plan_memory, model, heads, memory=memory, context_length=wanted, lm_head=lm_head)
     plan = planned(quantization, kv_cache=kv_cache)
     if asked is not None and plan.peak <= _USABLE * memory.free:
         return plan

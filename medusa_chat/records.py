@@ -14,6 +14,7 @@ Quantization = Literal["4bit", "8bit", "none"]
 Device = Literal["auto", "cuda", "cpu"]
 DType = Literal["auto", "float32", "bfloat16", "float16"]
 KVPrecision = Literal["full", "8bit"]  # full: as attention computes, in 16 bits on a GPU and 32 on a CPU
+LMHeadPrecision = Literal["full", "4bit"]  # of the base model; full: as its checkpoint has it
 HeadFormat = Literal["medusa", "vllm", "tgi"]
 FinishReason = Literal["eos", "stop", "length", "context", "cancelled"]
 ContextPolicy = Literal["drop-oldest", "keep-first", "stop"]
@@ -158,7 +159,7 @@ class LoadProgress:
 class LoadRequest:
     """What the user asked for, before it is resolved. model: a registry name or a folder. kv_cache: how the
     conversation's keys and values are held. context_length: tokens at most; None for the model's own, or as
-    many as fit into memory.
+    many as fit into memory. lm_head: how the base model's LM head is held.
     """
 
     model: str
@@ -168,6 +169,7 @@ class LoadRequest:
     dtype: DType = "auto"
     kv_cache: KVPrecision = "full"
     context_length: int | None = None
+    lm_head: LMHeadPrecision = "full"
 
 
 @dataclass(frozen=True, slots=True)
@@ -194,3 +196,4 @@ class EngineInfo:
     remarks: tuple[str, ...] = ()
     energy_source: EnergySource | None = None
     kv_cache: KVPrecision = "full"
+    lm_head: LMHeadPrecision = "full"

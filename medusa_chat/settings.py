@@ -26,6 +26,7 @@ from medusa_chat.records import (
     Device,
     DType,
     KVPrecision,
+    LMHeadPrecision,
     LoadRequest,
     Quantization,
     SamplingOptions,
@@ -54,6 +55,7 @@ class Settings(BaseSettings):
     device: Device = "auto"
     dtype: DType = "auto"
     kv_cache: KVPrecision = "full"
+    lm_head: LMHeadPrecision = "full"
     context_length: int | None = Field(default=None, ge=MIN_CONTEXT_LENGTH)
     system: str | None = None
     theme: str = "textual-dark"
@@ -66,7 +68,14 @@ class Settings(BaseSettings):
     def load_request(self, heads: str | None) -> LoadRequest:
         """For the model that is set; heads: those given, if any."""
         return LoadRequest(
-            self.model, heads, self.quant, self.device, self.dtype, self.kv_cache, self.context_length
+            model=self.model,
+            heads=heads,
+            quantization=self.quant,
+            device=self.device,
+            dtype=self.dtype,
+            kv_cache=self.kv_cache,
+            context_length=self.context_length,
+            lm_head=self.lm_head,
         )
 
     @classmethod

@@ -161,6 +161,7 @@ def test_say_json_is_one_object_of_the_replys_figures(
         "device": "cpu",
         "dtype": "float32",
         "kv_cache": "full",
+        "lm_head": "full",
         "acceptance": "typical",
         "tree_size": 16,
     }
@@ -320,8 +321,9 @@ def test_the_chat_gets_settings_and_request(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(sys, "stdout", Terminal())
     (tmp_path / "config.json").write_text("{}")
     options = ["--model", str(tmp_path), "--heads", "h", "--quant", "8bit", "--device", "cpu", "--continue"]
-    assert run(*options, "--kv-cache", "8bit", "--context", "3000") == 0
-    assert received["request"] == LoadRequest(str(tmp_path), "h", "8bit", "cpu", "auto", "8bit", 3000)
+    assert run(*options, "--kv-cache", "8bit", "--context", "3000", "--lm-head", "4bit") == 0
+    wanted = LoadRequest(str(tmp_path), "h", "8bit", "cpu", "auto", "8bit", 3000, "4bit")
+    assert received["request"] == wanted
     assert received["settings"].model == str(tmp_path)
     assert received["resume"] is True
 

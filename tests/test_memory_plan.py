@@ -17,7 +17,7 @@ from medusa_chat.machine import Memory
 from medusa_chat.memory_plan import MemoryPlan, choose_plan, longest_fitting, plan_memory
 from medusa_chat.model.fastest import fastest
 from medusa_chat.model_sizes import HeadSizes, ModelSizes, own_context, sizes_about, sizes_of
-from medusa_chat.records import Quantization
+from medusa_chat.records import LMHeadPrecision, Quantization
 from tests.bench.shapes import GROUPED, TIED_WITH_BIAS
 
 GB = 10**9
@@ -73,6 +73,21 @@ def test_a_cache_in_8_bits_is_planned_and_advised() -> None:
     with pytest.raises(OutOfMemory, match=r"Try --kv-cache 8bit or --context 4,?\d+\."):
         choose_plan("vicuna-7b", replace(LLAMA_7B, context=8192), None, "4bit", card(7.5), 8000)
     choose_plan("vicuna-7b", replace(LLAMA_7B, context=8192), None, "4bit", card(7.5), 8000, "8bit")
+
+
+def test_an_lm_head_in_4_bits_is_planned() -> None:
+    """Less than the whole one, or beside a tied embedding more, once it is loaded."""
+
+    def planned(model: ModelSizes, lm_head: LMHeadPrecision, memory: Memory) -> MemoryPlan:
+        return plan_memory(model, None, "4bit", memory, 4096, lm_head=lm_head)
+
+    numbers = 32000 * 4096
+    tied = replace(LLAMA_7B, is_tied=True)
+    for model, more in ((LLAMA_7B, numbers * 17 // 32 - 2 * numbers), (tied, numbers * 17 // 32)):
+        full, small = planned(model, "full", card(80)), planned(model, "4bit", card(80))
+        assert small == replace(full, weights=full.weights + more)
+    cpu = Memory("cpu", "this machine", 64 * GB, 64 * GB, 2)
+    assert planned(LLAMA_7B, "4bit", cpu) == planned(LLAMA_7B, "full", cpu)
 
 
 @pytest.mark.parametrize("quantization", ["none", "8bit", "4bit"])

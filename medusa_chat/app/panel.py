@@ -147,6 +147,7 @@ def model_lines(request: LoadRequest, info: EngineInfo | None) -> list[Content]:
         _row("Heads", str(info.num_heads) if info.num_heads else "none"),
         _row("Weights", weights if info.quantization != "none" else info.dtype),
         *([_row("KV cache", "8-bit")] if info.kv_cache == "8bit" else []),
+        *([_row("LM head", "4-bit")] if info.lm_head == "4bit" else []),
         _row("Memory", figures.memory(info.memory_bytes)),
         _row("Device", _fit(printable(info.device_name or info.device), WIDTH - 8)),
     ]

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from typing import Any, Literal, get_args
 
 from medusa_chat.footprint import kv_row_bytes, matrix_bytes
-from medusa_chat.records import KVPrecision, Quantization
+from medusa_chat.records import KVPrecision, LMHeadPrecision, Quantization
 
 RandomKind = Literal["block", "path"]  # of random heads
 ShapeName = Literal[
@@ -47,10 +47,11 @@ class Shape:
         dtype_bytes: int,
         num_context: int,
         kv_cache: KVPrecision = "full",
+        lm_head: LMHeadPrecision = "full",
         scale_bytes: int = 4,
     ) -> int:
-        """What a plain step must read: every linear and the LM head (never quantised) once, and the cached
-        keys and values. scale_bytes: of 64 weights in 4 bits.
+        """What a plain step must read: every linear and the LM head once, and the cached keys and values.
+        scale_bytes: of 64 weights in 4 bits.
         """
         per_layer = sum(
             matrix_bytes(outputs, inputs, quantization, dtype_bytes, scale_bytes)
@@ -58,7 +59,9 @@ class Shape:
         )
         row_bytes = kv_row_bytes(self.head_dim, kv_cache, dtype_bytes)
         per_layer += 2 * num_context * self.num_kv_heads * row_bytes
-        return self.num_layers * per_layer + self.vocab_size * self.hidden_size * dtype_bytes
+        held: Quantization = "none" if lm_head == "full" else "4bit"
+        head = matrix_bytes(self.vocab_size, self.hidden_size, held, dtype_bytes, scale_bytes)
+        return self.num_layers * per_layer + head
 
     def config(self, context_length: int) -> Any:
         """transformers' config of this shape, for at least context_length positions."""

@@ -80,6 +80,7 @@ def compare(
         "quantization": info.quantization,
         "dtype": info.dtype,
         "kv_cache": info.kv_cache,
+        "lm_head": info.lm_head,
         "device": info.device,
         "machine": f"{info.device_name}, {platform.system()} {platform.machine()}",
     }

@@ -22,7 +22,7 @@ from medusa_chat.model.base import BaseModel
 from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name
-from medusa_chat.records import KVPrecision, LoadProgress, Quantization, SamplingOptions
+from medusa_chat.records import KVPrecision, LMHeadPrecision, LoadProgress, Quantization, SamplingOptions
 
 NUM_HEADS = 5
 WEIGHTS = "random weights: nothing here tells how many drafts are accepted"
@@ -41,6 +41,7 @@ def measure_steps(
     *,
     head_kind: RandomKind = "block",
     kv_cache: KVPrecision = "full",
+    lm_head: LMHeadPrecision = "full",
     with_generate: bool = False,
 ) -> dict[str, Any]:
     """The report of `bench step`: median steps of each number of nodes behind num_context tokens.
@@ -53,7 +54,7 @@ def measure_steps(
     room = (_NUM_WARM_UPS + _NUM_TIMED + 4) * (MAX_CHAIN + 1)
     base = random_model(shape, quantization, device, dtype, num_context + room)
     generate_seconds = _generate_seconds(base, num_context) if with_generate else None
-    base, heads = fastest(base, random_heads(base, NUM_HEADS, head_kind))
+    base, heads = fastest(base, random_heads(base, NUM_HEADS, head_kind), lm_head)
     assert heads is not None
     _forget_peak(device)
     context = new_context(base, heads, kv_cache)
@@ -64,7 +65,7 @@ def measure_steps(
     memory = _peak(device) or base.num_bytes + heads.num_bytes + context.cache.num_bytes
     bandwidth = copy_bandwidth(device)
     scale_bytes = HALF if device.type == "cuda" else 4  # our own kernels' (kernels/packing.py)
-    bytes_read = shape.bytes_read(quantization, dtype.itemsize, num_context, kv_cache, scale_bytes)
+    bytes_read = shape.bytes_read(quantization, dtype.itemsize, num_context, kv_cache, lm_head, scale_bytes)
     report: dict[str, Any] = {
         "shape": shape.name,
         "weights": WEIGHTS,
@@ -74,6 +75,7 @@ def measure_steps(
         "machine": device_name(device),
         "context": num_context,
         "kv_cache": kv_cache,
+        "lm_head": lm_head,
         "heads": NUM_HEADS,
         "head_kind": head_kind,
         "plain": {

@@ -21,6 +21,7 @@ from medusa_chat.commands.options import (
     HeadsOption,
     JsonOption,
     KVCacheOption,
+    LMHeadOption,
     ModelOption,
     QuantOption,
     TreeOption,
@@ -60,11 +61,12 @@ def compare_decoding(
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     kv_cache: KVCacheOption = None,
+    lm_head: LMHeadOption = None,
     context_length: ContextOption = None,
     as_json: JsonOption = False,
 ) -> None:
-    """Answer prompts greedily, plainly and with drafts, and compare. With --kv-cache 8bit, tell also how far
-    replies stay those of the full cache.
+    """Answer prompts greedily, plainly and with drafts, and compare. With --kv-cache 8bit or --lm-head 4bit,
+    tell also how far replies stay those of the full one.
     """
     if context.invoked_subcommand is not None:
         _refuse_options(context)
@@ -74,7 +76,13 @@ def compare_decoding(
     from medusa_chat.settings import load_settings
 
     settings = load_settings(
-        model=model, quant=quant, device=device, dtype=dtype, kv_cache=kv_cache, context_length=context_length
+        model=model,
+        quant=quant,
+        device=device,
+        dtype=dtype,
+        kv_cache=kv_cache,
+        lm_head=lm_head,
+        context_length=context_length,
     )
     request = settings.load_request(heads)
     greedy = SamplingOptions(temperature=0.0, max_tokens=max_tokens)
@@ -100,7 +108,7 @@ def compare_decoding(
         )
         info = session.info
         session.close()  # one model in memory at a time
-        if info.kv_cache != "full":
+        if (info.kv_cache, info.lm_head) != ("full", "full"):
             report["agreement"] = measure_agreement(request, info, chosen, max_tokens, on_progress)
         if generate_limit:
             generated = measure_generate(request, info, chosen[:generate_limit], max_tokens, on_progress)
@@ -139,7 +147,7 @@ def _as_text(report: dict[str, Any]) -> str:
     ]
     lines = [
         f"{report['model']}, {report['quantization']}, {report['dtype']}, KV cache {report['kv_cache']}, "
-        f"{report['tree_size']} nodes",
+        f"LM head {report['lm_head']}, {report['tree_size']} nodes",
         report["machine"],
         "",
         as_table(("", "prompts", "plain tok/s", "Medusa tok/s", "tok/step", "speed-up"), rows),
@@ -151,8 +159,8 @@ def _as_text(report: dict[str, Any]) -> str:
     if "agreement" in report:
         kept = report["agreement"]
         lines.append(
-            f"against the full KV cache: {kept['identical']} of {kept['replies']} replies identical, "
-            f"{figure(100 * kept['agreement'])}% of tokens chosen alike, "
+            f"against the full KV cache and LM head: {kept['identical']} of {kept['replies']} replies "
+            f"identical, {figure(100 * kept['agreement'])}% of tokens chosen alike, "
             f"{figure(kept['divergence'], 4)} nats apart a token"
         )
     if "generate" in report:

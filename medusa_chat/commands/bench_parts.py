@@ -10,7 +10,7 @@ from typing import Annotated, Any
 import typer
 
 from medusa_chat.bench.shapes import SHAPES, RandomKind, ShapeName
-from medusa_chat.commands.options import DeviceOption, DTypeOption, JsonOption, KVCacheOption
+from medusa_chat.commands.options import DeviceOption, DTypeOption, JsonOption, KVCacheOption, LMHeadOption
 from medusa_chat.commands.progress import shown_progress
 from medusa_chat.commands.table import as_table, figure
 from medusa_chat.errors import UsageError
@@ -35,6 +35,7 @@ def step(
     device: DeviceOption = "auto",
     dtype: DTypeOption = "auto",
     kv_cache: KVCacheOption = None,
+    lm_head: LMHeadOption = None,
     as_json: JsonOption = False,
 ) -> None:
     """Time whole steps for each number of nodes, on random weights of a known shape."""
@@ -54,6 +55,7 @@ def step(
             on_progress,
             head_kind=head_kind,
             kv_cache=kv_cache or "full",
+            lm_head=lm_head or "full",
             with_generate=with_generate,
         )
     print(json.dumps(report) if as_json else _steps_as_text(report))
@@ -98,7 +100,7 @@ def _steps_as_text(report: dict[str, Any]) -> str:
     lines = [
         f"{report['shape']}, {report['quantization']}, {report['dtype']}, "
         f"{report['heads']} {report['head_kind']} heads, {report['context']} tokens of context, "
-        f"KV cache {report['kv_cache']}",
+        f"KV cache {report['kv_cache']}, LM head {report['lm_head']}",
         f"{report['machine']}; {report['weights']}",
         "",
         as_table(("nodes", "ms a step", "over plain"), rows),

@@ -141,11 +141,12 @@ def _default_model() -> Section:
         "sound": checkpoints.is_sound(spec),
         "heads_here": heads is not None and checkpoints.heads_are_here(heads),
         "kv_cache": settings.kv_cache,
+        "lm_head": settings.lm_head,
     }
 
 
 def _last_load() -> Section:
-    """What it was to take of the memory, and what it took as far as that can be told."""
+    """What it took in time, what it was to take of the memory, and took as far as that can be told."""
     from medusa_chat.last_load import read_last_load
 
     load = read_last_load()
@@ -158,6 +159,7 @@ def _last_load() -> Section:
         "dtype": load.dtype,
         "date": load.date,
         "context_length": load.context_length,
+        **{f"{part}_seconds": seconds for part, seconds in load.seconds.items()},
     }
     parts = dict.fromkeys((*load.planned, *load.taken))
     return section | {
@@ -175,6 +177,8 @@ def _words(value: Any) -> str:
             return "yes" if value else "no"
         case {"folder": folder, "writable": writable}:
             return f"{folder} ({'writable' if writable else 'not writable'})"
+        case float():
+            return f"{value:.1f}"
         case int() if value >= 10**6:
             return f"{value / 2**30:.1f} GiB"
         case _:

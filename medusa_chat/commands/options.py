@@ -17,6 +17,7 @@ from medusa_chat.records import (
     Device,
     DType,
     KVPrecision,
+    LMHeadPrecision,
     Quantization,
     SamplingOptions,
 )
@@ -50,6 +51,10 @@ DTypeOption = Annotated[DType | None, typer.Option("--dtype", help="What the mod
 KVCacheOption = Annotated[
     KVPrecision | None,
     typer.Option("--kv-cache", help="How the conversation's keys and values are held: 8bit takes half."),
+]
+LMHeadOption = Annotated[
+    LMHeadPrecision | None,
+    typer.Option("--lm-head", help="How the base model's LM head is held on a GPU: 4bit takes a quarter."),
 ]
 JsonOption = Annotated[bool, typer.Option("--json", help="Print JSON.")]
 TreeOption = Annotated[

@@ -24,6 +24,7 @@ from medusa_chat.commands.options import (
     DTypeOption,
     HeadsOption,
     KVCacheOption,
+    LMHeadOption,
     ModelOption,
     QuantOption,
 )
@@ -58,6 +59,7 @@ def root(
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     kv_cache: KVCacheOption = None,
+    lm_head: LMHeadOption = None,
     context_length: ContextOption = None,
     resume: Annotated[bool, typer.Option("--continue", help="Go on with the last conversation.")] = False,
     screen_reader: Annotated[
@@ -72,6 +74,7 @@ def root(
     context.obj.debug = debug
     settings: dict[str, Any] = {
         "model": model, "quant": quant, "device": device, "dtype": dtype, "kv_cache": kv_cache,
+        "lm_head": lm_head,
     }  # fmt: skip
     if context.invoked_subcommand is None:
         settings |= {"context_length": context_length, "screen_reader": screen_reader or None}

@@ -16,6 +16,7 @@ from medusa_chat.commands.options import (
     HeadsOption,
     JsonOption,
     KVCacheOption,
+    LMHeadOption,
     ModelOption,
     QuantOption,
     TreeOption,
@@ -51,6 +52,7 @@ def say(
     device: DeviceOption = None,
     dtype: DTypeOption = None,
     kv_cache: KVCacheOption = None,
+    lm_head: LMHeadOption = None,
     context_length: ContextOption = None,
     system: Annotated[str | None, typer.Option(help="A system prompt.")] = None,
     temperature: Annotated[float | None, typer.Option(help="0 is greedy.")] = None,
@@ -78,6 +80,7 @@ def say(
         device=device,
         dtype=dtype,
         kv_cache=kv_cache,
+        lm_head=lm_head,
         context_length=context_length,
         system=system,
     )
@@ -155,6 +158,7 @@ class Answer:
             "device": info.device,
             "dtype": info.dtype,
             "kv_cache": info.kv_cache,
+            "lm_head": info.lm_head,
             "acceptance": options.acceptance,
             "tree_size": _tree_size(info, options),
         }

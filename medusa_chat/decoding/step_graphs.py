@@ -12,6 +12,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Generator
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 
@@ -82,7 +83,7 @@ class StepGraphs:
         self._plain = plain_plan(device)
         self._graphs: dict[tuple[int, int | None], tuple[torch.cuda.CUDAGraph, torch.Tensor]] = {}
         self._plans: list[Plan] = []  # keeps the candidates alive whose addresses the graphs hold
-        self._pool = torch.cuda.graph_pool_handle()
+        self._pool: Any = None  # of memory, which the graphs share
         self._store: KVRows | None = None
         # What one step leaves for the next.
         self._state = StepState(
@@ -127,6 +128,11 @@ class StepGraphs:
                 return root, self._state.hidden.clone()
             before = launched
 
+    def run_without_graph(self, plan: Plan, cache: KVCache) -> None:
+        """A step from nothing, which compiles kernels and is good for nothing else."""
+        self._base.reserve(cache, _num_nodes(plan) + _SLACK)
+        self._step(plan, cache.store)
+
     def _begin(self, ids: list[int], root: int, hidden: torch.Tensor, uniforms: torch.Tensor) -> None:
         self._state.root.fill_(root)
         self._state.hidden.copy_(hidden)
@@ -159,7 +165,7 @@ class StepGraphs:
             if self._graphs:
                 self._graphs.clear()
                 self._plans.clear()
-                self._pool = torch.cuda.graph_pool_handle()  # a pool ends with the last of its graphs
+                self._pool = None  # a pool ends with the last of its graphs
                 torch.cuda.empty_cache()  # but its memory would stay taken
             self._store = cache.store
         key = id(plan.candidates), _num_nodes(plan)
@@ -175,6 +181,8 @@ class StepGraphs:
         self._step(plan, store)
         for tensor, value in zip(state, saved, strict=True):
             tensor.copy_(value)
+        if self._pool is None:
+            self._pool = torch.cuda.graph_pool_handle()
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph, pool=self._pool):
             result = self._step(plan, store)

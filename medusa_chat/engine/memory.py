@@ -37,6 +37,7 @@ def plan_load(request: LoadRequest, sources: Sources) -> MemoryPlan | None:
         memory_of(device, pick_dtype(request.dtype, device)),
         request.context_length,
         request.kv_cache,
+        request.lm_head,
     )
 
 
@@ -49,7 +50,11 @@ def shortened(plan: MemoryPlan, own_context: int) -> str:
 
 
 def record_load(
-    info: EngineInfo, plan: MemoryPlan | None, taken: dict[str, int], process: int | None
+    info: EngineInfo,
+    plan: MemoryPlan | None,
+    taken: dict[str, int],
+    process: int | None,
+    seconds: dict[str, float],
 ) -> None:
     """Keeps what was planned and what came of it for `doctor`."""
     planned = {} if plan is None else {**asdict(plan), "total": plan.total}
@@ -64,6 +69,7 @@ def record_load(
             date=datetime.now().astimezone().isoformat(timespec="seconds"),
             planned=planned,
             taken=taken if process is None else {**taken, "total": process},
+            seconds=seconds,
         )
     )
 

@@ -10,14 +10,15 @@ from typing import Any
 from transformers import AutoTokenizer
 
 from medusa_chat.checkpoints import ensure_heads, ensure_local
-from medusa_chat.errors import CheckpointError, HeadsMismatch, UsageError
+from medusa_chat.errors import CheckpointError, HeadsMismatch, UnsupportedModel, UsageError
 from medusa_chat.model.adapter import ADAPTER_FOLDER, merge_adapter
 from medusa_chat.model.base import BaseModel
+from medusa_chat.model.fastest import LM_HEAD_NEEDS_A_GPU
 from medusa_chat.model.head_files import holds_heads, load_heads, outline_heads
 from medusa_chat.model.heads import CONFIG_FILE, MedusaHeads
 from medusa_chat.model.loading import adopt_base_model, held_in, load_base_model, pick_device, pick_dtype
 from medusa_chat.model.weight_files import read_config
-from medusa_chat.records import KVPrecision, LoadProgress, LoadRequest, Quantization
+from medusa_chat.records import KVPrecision, LMHeadPrecision, LoadProgress, LoadRequest, Quantization
 from medusa_chat.registry import HubSource, ModelSpec, resolve, resolve_heads, spec_name
 
 OnProgress = Callable[[LoadProgress], None]
@@ -42,6 +43,7 @@ class OpenModel:
     quantization: Quantization
     folder: Path | None = None  # where the base was read from; None for one made in memory
     kv_cache: KVPrecision = "full"
+    lm_head: LMHeadPrecision = "full"  # as it is to be held; `fastest` sees to it
 
 
 def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
@@ -52,26 +54,33 @@ def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
     quantization = request.quantization or spec.quantization
     on_progress(LoadProgress(f"Loading {spec.name}"))
     base = load_base_model(folder, quantization, device, pick_dtype(request.dtype, device), on_progress)
-    return OpenModel(spec, base, load_tokenizer(spec, folder), quantization, folder, request.kv_cache)
+    tokenizer = load_tokenizer(spec, folder)
+    return OpenModel(spec, base, tokenizer, quantization, folder, request.kv_cache, request.lm_head)
 
 
-def adopt_model(causal_lm: Any, tokenizer: Any, kv_cache: KVPrecision = "full") -> OpenModel:
+def adopt_model(
+    causal_lm: Any, tokenizer: Any, kv_cache: KVPrecision = "full", lm_head: LMHeadPrecision = "full"
+) -> OpenModel:
     """A transformers model that somebody else has loaded, on its device and in its dtype.
 
     Raises UsageError without its tokenizer, UnsupportedModel if it can't verify trees.
     """
     if tokenizer is None:
         raise UsageError("A model that is in memory already needs its tokenizer: load(model, tokenizer=…).")
-    return model_in_memory(causal_lm, adopt_base_model(causal_lm), tokenizer, kv_cache)
+    return model_in_memory(causal_lm, adopt_base_model(causal_lm), tokenizer, kv_cache, lm_head)
 
 
 def model_in_memory(
-    causal_lm: Any, base: BaseModel, tokenizer: Any, kv_cache: KVPrecision = "full"
+    causal_lm: Any,
+    base: BaseModel,
+    tokenizer: Any,
+    kv_cache: KVPrecision = "full",
+    lm_head: LMHeadPrecision = "full",
 ) -> OpenModel:
     """A transformers model by the name it was loaded by. base: made of it."""
     name = str(causal_lm.config.name_or_path or type(causal_lm).__name__)
     spec = ModelSpec(name=spec_name(name), base=name, folder=Path(name))
-    return OpenModel(spec, base, tokenizer, held_in(causal_lm), kv_cache=kv_cache)
+    return OpenModel(spec, base, tokenizer, held_in(causal_lm), None, kv_cache, lm_head)
 
 
 def fetch(request: LoadRequest, on_progress: OnProgress) -> Sources:
@@ -82,6 +91,8 @@ def fetch(request: LoadRequest, on_progress: OnProgress) -> Sources:
     """
     spec = resolve(request.model)
     resolve_heads(spec, request.heads)  # a malformed name fails before anything is fetched
+    if request.lm_head != "full" and pick_device(request.device).type != "cuda":
+        raise UnsupportedModel(LM_HEAD_NEEDS_A_GPU)
     folder = ensure_local(spec, on_progress)
     place = heads_source(spec, folder, request.heads)
     if place is None:

@@ -19,9 +19,11 @@ from medusa_chat.decoding.planning import (
     fixed_plan,
     plain_plan,
 )
+from medusa_chat.decoding.preparing import prepare_kernels
 from medusa_chat.decoding.proposing import dynamic_candidates, static_candidates
 from medusa_chat.decoding.tree import Tree, best_tree, expected_tokens, published_paths
 from medusa_chat.decoding.tuning import choose_tree_size, measure_sizes, measure_step
+from medusa_chat.engine.clock import LoadClock
 from medusa_chat.engine.energy import energy_meter
 from medusa_chat.engine.memory import plan_load, record_load, shortened
 from medusa_chat.engine.opening import OnProgress, OpenModel, fetch, open_heads, open_model
@@ -73,7 +75,7 @@ class Session:
         # An adapted model is another one: its words may differ.
         self._name = model.spec.name + ("+adapter" if base.adapter else "")
         self._quantization = model.quantization
-        self._kv_cache = model.kv_cache
+        self._kv_cache, self._lm_head = model.kv_cache, model.lm_head
         self._tokenizer = model.tokenizer
         self._base = base
         self._heads = heads
@@ -125,6 +127,7 @@ class Session:
             remarks=self._remarks,
             energy_source=self._energy.source,
             kv_cache=self._kv_cache,
+            lm_head=self._lm_head,
         )
 
     def reply(self, messages: Sequence[Message]) -> Iterator[ReplyStarted | Chunk]:
@@ -160,9 +163,10 @@ class Session:
             if reason is not None:
                 return
 
-    def record_load(self, plan: MemoryPlan | None) -> None:
-        """Keeps for `doctor` what was planned and what is taken now."""
-        record_load(self.info, plan, self._parts_taken(), bytes_of_this_process(self._base.device))
+    def record_load(self, plan: MemoryPlan | None, seconds: dict[str, float]) -> None:
+        """Keeps for `doctor` what was planned, what is taken now, and the seconds that each part took."""
+        process = bytes_of_this_process(self._base.device)
+        record_load(self.info, plan, self._parts_taken(), process, seconds)
 
     def close(self) -> None:
         """Frees the model's memory."""
@@ -289,15 +293,21 @@ def open_session(request: LoadRequest, on_progress: OnProgress) -> Session:
     do; OutOfMemory before anything large is read.
     """
     plan = plan_load(request, fetch(request, on_progress))
+    clock = LoadClock()
     model = open_model(request, on_progress)
-    on_progress(LoadProgress("Measuring step times"))
-    session = session_with(model, request.heads, plan, request.context_length)
-    session.record_load(plan)
+    clock.end("reading")
+    session = session_with(model, request.heads, plan, request.context_length, on_progress, clock)
+    session.record_load(plan, clock.seconds)
     return session
 
 
 def session_with(
-    model: OpenModel, heads: str | None, plan: MemoryPlan | None = None, asked_context: int | None = None
+    model: OpenModel,
+    heads: str | None,
+    plan: MemoryPlan | None = None,
+    asked_context: int | None = None,
+    on_progress: OnProgress = lambda progress: None,
+    clock: LoadClock | None = None,
 ) -> Session:
     """One that takes over the model's weights; with the heads asked for or those that belong to it, and the
     context that was planned or, without a plan, at most the one asked for. Raises a MedusaError if the heads
@@ -309,6 +319,14 @@ def session_with(
     model.base.context_length = min(own, plan.context_length if plan else asked_context or own)
     if plan is not None and asked_context is None and plan.context_length < own:
         remarks += (shortened(plan, own),)
-    base, fast_heads = fastest(model.base, opened)
+    base, fast_heads = fastest(model.base, opened, model.lm_head)
     give_back_unused()  # what loading took and quantising gave back
-    return Session(replace(model, base=base), fast_heads, remarks)
+    clock = clock or LoadClock()
+    clock.end("packing")
+    prepare_kernels(base, fast_heads, model.kv_cache, on_progress)
+    give_back_unused()
+    clock.end("kernels")
+    on_progress(LoadProgress("Measuring step times"))
+    session = Session(replace(model, base=base), fast_heads, remarks)
+    clock.end("measuring")
+    return session

@@ -52,13 +52,16 @@ def default_tiling(weight: PackedWeight, device: torch.device) -> Tiling:
     """What was best, or within a tenth of it, for every shape of a 7B model on an H100: about two programs
     for each processor.
     """
-    num_processors = torch.cuda.get_device_properties(device).multi_processor_count
+    num_processors, by_table = 1, False  # Triton's interpreter, where there is no GPU
+    if device.type == "cuda":
+        num_processors = torch.cuda.get_device_properties(device).multi_processor_count
+        by_table = has_room_for_tables(device)
     block_n = 64 if weight.table is None else 128
     num_tiles, num_blocks = triton.cdiv(weight.num_outputs, block_n), triton.cdiv(weight.num_inputs, BLOCK_K)
     splits = 1
     while splits < 8 and num_tiles * splits < 1.9 * num_processors and num_blocks >= 4 * splits:
         splits *= 2
-    return Tiling(splits, block_n, by_table=has_room_for_tables(device))
+    return Tiling(splits, block_n, by_table=by_table)
 
 
 def linear_reference(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
@@ -215,7 +218,7 @@ def _values_kernel(
         else:
             values = tl.load(values_at + start, mask=(start + k < num_inputs)[None, :], other=0.0)
         x = _load_rows(x_rows, m, k, end_row, num_inputs, start, FULL, WHOLE)
-        acc = tl.dot(values, x, acc)
+        acc = tl.dot(values.to(x.dtype), x, acc)
     _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, end_row, num_outputs, first_output)
 
 

@@ -151,7 +151,7 @@ def pack_scales(scales: torch.Tensor) -> torch.Tensor:
 
 def unpack_scales(packed: torch.Tensor) -> torch.Tensor:
     """The inverse of pack_scales, but for what rounding has taken."""
-    return packed.T.contiguous().view(torch.float16).float()
+    return packed.T.clone(memory_format=torch.contiguous_format).view(torch.float16).float()
 
 
 def byte_planes(table: torch.Tensor) -> tuple[int, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
+from torch import nn
 
 from medusa_chat.kernels.attention import MAX_DEPTH, Placement, attention, runs_reached
 from medusa_chat.kernels.kv_rows import KVRows
@@ -21,7 +22,8 @@ from medusa_chat.kernels.pointwise import add_norm, gate
 from medusa_chat.kernels.rotary import HeadNorms, HeadShape, rotate_and_append
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
-from medusa_chat.model.packed import pack_modules, quantize_rows
+from medusa_chat.model.packed import pack_modules, quantize_rows, rows_of
+from medusa_chat.records import LMHeadPrecision
 
 _PREFILL_ROWS = 128
 
@@ -54,7 +56,7 @@ class FusedModel(BaseModel):
 
     runs_in_graphs = True
 
-    def __init__(self, base: BaseModel) -> None:
+    def __init__(self, base: BaseModel, lm_head: LMHeadPrecision = "full") -> None:
         super().__init__(base.causal_lm)
         decoder = self.causal_lm.get_decoder()
         config = self.config
@@ -68,7 +70,13 @@ class FusedModel(BaseModel):
         self.embedding: torch.Tensor = self.causal_lm.get_input_embeddings().weight
         self._layers = [self._take_over(layer) for layer in decoder.layers]
         self._norm: torch.Tensor = decoder.norm.weight
-        self._output = self.product([self.causal_lm.get_output_embeddings()])
+        head = self.causal_lm.get_output_embeddings()
+        if lm_head == "full":
+            self._output = self.product([head])
+        else:
+            self._output = self.quantised_lm_head()
+            if head.weight.data_ptr() != self.embedding.data_ptr():
+                head.weight = nn.Parameter(head.weight.new_empty(0), requires_grad=False)
 
     @property
     def num_bytes(self) -> int:
@@ -77,7 +85,7 @@ class FusedModel(BaseModel):
             for layer in self._layers
             for product in (layer.qkv, layer.out, layer.gate_up, layer.down)
         ]
-        shares = self.lm_head_weight.data_ptr() == self.embedding.data_ptr()
+        shares = self._output.weight.data.data_ptr() == self.embedding.data_ptr()
         return (
             sum(weight.num_bytes for weight in products)
             + self.embedding.nbytes
@@ -92,6 +100,11 @@ class FusedModel(BaseModel):
     def cut(self, weight: PackedWeight) -> Product:
         return Product(weight, default_tiling(weight, self.device))
 
+    def quantised_lm_head(self) -> Product:
+        """The LM head in 4 bits, beside the whole one."""
+        head = self.causal_lm.get_output_embeddings()
+        return self.cut(quantize_rows(head.weight, head.bias))
+
     @property
     def is_4bit(self) -> bool:
         return self._layers[0].qkv.weight.table is not None
@@ -99,10 +112,13 @@ class FusedModel(BaseModel):
     def draft_head(self, vocabulary: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
         if vocabulary is None:
             return self.logits
-        rows = self.lm_head_weight[vocabulary]  # (V', D)
-        if not self.is_4bit:
+        if self._output.weight.table is not None:
+            product = self.cut(rows_of(self._output.weight, vocabulary))
+        elif self.is_4bit:
+            product = self.cut(quantize_rows(self.lm_head_weight[vocabulary]))
+        else:
+            rows = self.lm_head_weight[vocabulary]  # (V', D)
             return lambda hidden: F.linear(hidden, rows)
-        product = self.cut(quantize_rows(rows))
         return lambda hidden: summed(product(hidden))
 
     def forward(

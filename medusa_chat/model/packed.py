@@ -53,6 +53,18 @@ def quantize_rows(
     return replace(whole, bias=None if bias is None else bias.to(device))
 
 
+def rows_of(weight: PackedWeight, rows: torch.Tensor) -> PackedWeight:
+    """Of a 4-bit weight, the outputs with these numbers (n,), in their order."""
+    assert weight.scales is not None
+    return replace(
+        weight,
+        data=weight.data[:, rows],
+        scales=weight.scales[:, rows],
+        num_outputs=len(rows),
+        bias=None if weight.bias is None else weight.bias[rows],
+    )
+
+
 def _room_for(num_outputs: int, part: PackedWeight) -> PackedWeight:
     """A 4-bit weight like the part but of so many rows, without values."""
     data, scales = (

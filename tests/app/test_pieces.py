@@ -154,11 +154,12 @@ def test_energy_has_a_line_where_somebody_tells_it() -> None:
     assert not any("energy" in line for line in text_of(speed_lines(meter, SamplingOptions(), INFO)))
 
 
-def test_a_cache_in_8_bits_has_a_line() -> None:
+def test_a_cache_in_8_bits_and_an_lm_head_in_4_have_lines() -> None:
     request = LoadRequest("a")
-    small = text_of(model_lines(request, replace(INFO, kv_cache="8bit")))
+    small = text_of(model_lines(request, replace(INFO, kv_cache="8bit", lm_head="4bit")))
     assert [line.split() for line in small if line not in text_of(model_lines(request, INFO))] == [
-        ["KV", "cache", "8-bit"]
+        ["KV", "cache", "8-bit"],
+        ["LM", "head", "4-bit"],
     ]
 
 

@@ -75,6 +75,7 @@ def test_the_report_is_the_sum_of_steps() -> None:
         "quantization": "4bit",
         "dtype": "float32",
         "kv_cache": "full",
+        "lm_head": "full",
         "device": "cpu",
     }
     assert categories == {

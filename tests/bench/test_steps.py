@@ -68,6 +68,8 @@ def test_a_plain_step_reads_what_the_model_holds(quantization: Quantization) -> 
     assert GROUPED.bytes_read(quantization, 2, 0) == held
     cached = 10 * 2 * GROUPED.num_layers * GROUPED.num_kv_heads * GROUPED.head_dim * 2
     assert GROUPED.bytes_read(quantization, 2, 10) == held + cached
+    whole, small = (GROUPED.bytes_read(quantization, 2, 0, lm_head=kind) for kind in ("full", "4bit"))
+    assert whole - small == lm.lm_head.weight.numel() * (2 - 1 / 2 - 4 / 64)
     rows = 10 * 2 * GROUPED.num_layers * GROUPED.num_kv_heads
     assert GROUPED.bytes_read(quantization, 2, 10, "8bit") == held + rows * (GROUPED.head_dim + 4)
 

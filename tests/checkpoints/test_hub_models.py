@@ -84,6 +84,13 @@ def test_heads_that_can_not_be_fetched_are_told_before_the_model_is_loaded(tiny_
         fetch(LoadRequest("tiny", device="cpu"), lambda progress: None)
 
 
+def test_an_lm_head_that_needs_a_gpu_is_refused_before_anything_is_fetched(tiny_hub: SmallHub) -> None:
+    asked = len(tiny_hub.requests)
+    with pytest.raises(UnsupportedModel, match=r"on an NVIDIA GPU .* load this one with --lm-head full\.$"):
+        fetch(LoadRequest("tiny", device="cpu", lm_head="4bit"), lambda progress: None)
+    assert len(tiny_hub.requests) == asked
+
+
 def test_heads_of_a_repository_may_be_asked_for(tiny_hub: SmallHub) -> None:
     model = open_model(LoadRequest("tiny/model", quantization="none", device="cpu"), lambda progress: None)
     assert open_heads(model, None) is None

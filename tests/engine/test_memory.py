@@ -142,10 +142,14 @@ def test_what_was_planned_and_taken_is_kept_for_doctor(
     with pytest.raises(SystemExit):
         main(["doctor", "--json"])
     told = json.loads(capsys.readouterr().out)["last_load"]
+    assert set(kept.seconds) == {"reading", "packing", "kernels", "measuring"}
+    assert told["reading_seconds"] == kept.seconds["reading"] > 0
     assert told["cache"] == {"taken_bytes": kept.taken["cache"], "planned_bytes": kept.planned["cache"]}
     with pytest.raises(SystemExit):
         main(["doctor"])
-    assert "  workspace " in capsys.readouterr().out.partition("last load:")[2]
+    out = capsys.readouterr().out.partition("last load:")[2]
+    assert "  workspace " in out
+    assert f"  measuring seconds  {kept.seconds['measuring']:.1f}\n" in out
 
 
 def test_a_damaged_record_or_none_harms_nobody(

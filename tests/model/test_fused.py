@@ -18,9 +18,10 @@ from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.fastest import fastest
+from medusa_chat.model.fused import FusedModel, summed
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import load_base_model
-from medusa_chat.records import KVPrecision, Quantization, SamplingOptions
+from medusa_chat.records import KVPrecision, LMHeadPrecision, Quantization, SamplingOptions
 from tests.tiny import random_path_heads
 
 pytestmark = [
@@ -108,12 +109,25 @@ def test_drafts_change_no_token(
 ) -> None:
     """Plain, in graphs with trees of several sizes, and without graphs: one and the same reply."""
     base = opened(saved(tmp_path, LlamaConfig(**SIZES)), quantization)
+    check_drafts(base, options, kind, kv_cache, "full")
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@pytest.mark.parametrize("kind", ["block", "path"])
+def test_beside_an_lm_head_in_4_bits_too(tmp_path: Any, kind: str, is_tied: bool) -> None:
+    base = opened(saved(tmp_path, LlamaConfig(**SIZES, tie_word_embeddings=is_tied)), "4bit")
+    check_drafts(base, SamplingOptions(temperature=0.0, max_tokens=400), kind, "full", "4bit")
+
+
+def check_drafts(
+    base: BaseModel, options: SamplingOptions, kind: str, kv_cache: KVPrecision, lm_head: LMHeadPrecision
+) -> None:
     size = base.hidden_size
     heads: MedusaHeads = random_path_heads(base, 3, torch.arange(0, 3000, 2, device=CUDA))
     if kind == "block":
         own = torch.randn(3, 3000, size) * 0.06
         heads = BlockHeads(torch.randn(1, 3, size, size) * 0.01, torch.zeros(1, 3, 1, size), own)
-    fused, heads = fastest(base, heads.to(CUDA, torch.bfloat16).requires_grad_(False))
+    fused, heads = fastest(base, heads.to(CUDA, torch.bfloat16).requires_grad_(False), lm_head)
     candidates = dynamic_candidates(heads, CUDA)
     prompt = [(i * 7919) % 3000 for i in range(700)]
 
@@ -144,6 +158,24 @@ def test_a_cache_in_8_bits_takes_half_and_says_nearly_the_same(tmp_path: Any) ->
     expected, found = (fused.logits(fused.forward(ids, cache)[0]) for cache in (full, small))
     assert small.num_bytes == full.num_bytes * (64 + 4) // 128
     assert 0 < float((found - expected).norm() / expected.norm()) < 0.05
+
+
+@pytest.mark.parametrize("is_tied", [True, False])
+@torch.inference_mode()
+def test_an_lm_head_in_4_bits_takes_less_and_says_nearly_the_same(tmp_path: Any, is_tied: bool) -> None:
+    folder = saved(tmp_path, LlamaConfig(**SIZES, tie_word_embeddings=is_tied))
+    ids = torch.randint(3, 3000, (1, 60), device=CUDA)
+    full, small = (fastest(opened(folder, "4bit"), None, precision)[0] for precision in ("full", "4bit"))
+    expected, found = (base.logits(base.forward(ids, base.new_cache())[0]) for base in (full, small))
+    assert 0 < float((found - expected).norm() / expected.norm()) < 0.15
+    assert isinstance(full, FusedModel)
+    product = full.quantised_lm_head()
+    assert torch.equal(summed(product(full.forward(ids, full.new_cache())[0])), found)
+    whole = 0 if is_tied else 2 * 3000 * 576
+    assert small.num_bytes - full.num_bytes == product.weight.num_bytes - whole
+    some = torch.tensor([5, 2999, 17], device=CUDA)
+    hidden = small.forward(ids[:, :4], small.new_cache())[0]
+    torch.testing.assert_close(small.draft_head(some)(hidden), small.logits(hidden)[:, some])
 
 
 @torch.inference_mode()

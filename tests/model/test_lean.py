@@ -13,8 +13,10 @@ import torch
 from transformers import AutoModelForCausalLM, LlamaConfig, MistralConfig, Qwen2Config, Qwen3Config
 
 from medusa_chat.decoding.tree import best_tree, published_paths
+from medusa_chat.errors import UnsupportedModel
 from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import BaseModel
+from medusa_chat.model.fastest import fastest
 from medusa_chat.model.lean import LeanModel, lean
 from medusa_chat.model.linear import HalfLinear, Int8Linear, PackedLinear, PlainLinear
 from medusa_chat.model.loading import load_base_model
@@ -135,6 +137,11 @@ def test_others_stay_as_they_are() -> None:
         random_model(LlamaConfig(**SIZES, hidden_act="gelu")),
     ):
         assert lean(base) is base
+
+
+def test_an_lm_head_in_4_bits_is_refused_here() -> None:
+    with pytest.raises(UnsupportedModel, match=r"load this one with --lm-head full\.$"):
+        fastest(tiny_llama(), None, "4bit")
 
 
 def float_linear(weight: torch.Tensor, bias: torch.Tensor) -> PlainLinear:

@@ -21,7 +21,7 @@ from medusa_chat.model.fastest import fastest
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.memory import bytes_of_this_process, memory_of, parts_taken
 from medusa_chat.model_sizes import HeadSizes, ModelSizes, sizes_of
-from medusa_chat.records import Quantization
+from medusa_chat.records import LMHeadPrecision, Quantization
 
 pytestmark = [
     pytest.mark.gpu,
@@ -83,18 +83,27 @@ def sizes_of_heads(heads: MedusaHeads) -> HeadSizes:
 
 
 def run(
-    shape: Shape, quantization: Quantization, kind: RandomKind, num_context: int
+    shape: Shape,
+    quantization: Quantization,
+    kind: RandomKind,
+    num_context: int,
+    lm_head: LMHeadPrecision = "full",
 ) -> tuple[MemoryPlan, Taken]:
     """A few steps of every size behind so many tokens, as the engine holds and runs a model."""
     base = random_model(shape, quantization, CUDA, torch.bfloat16, CONTEXT)
     heads = random_heads(base, NUM_HEADS, kind)
     plan = plan_memory(
-        outline(shape), sizes_of_heads(heads), quantization, memory_of(CUDA, torch.bfloat16), CONTEXT
+        outline(shape),
+        sizes_of_heads(heads),
+        quantization,
+        memory_of(CUDA, torch.bfloat16),
+        CONTEXT,
+        lm_head=lm_head,
     )
     heads = heads.cpu()  # from where the engine takes them
     torch.cuda.empty_cache()
     torch.cuda.reset_peak_memory_stats()
-    base, fast_heads = fastest(base, heads)
+    base, fast_heads = fastest(base, heads, lm_head)
     assert fast_heads is not None
     loading = torch.cuda.max_memory_allocated()
     del heads
@@ -161,6 +170,16 @@ def test_a_plan_is_within_a_tenth_of_what_is_taken(
     assert plan.total - plan.program == pytest.approx(taken.reserved, rel=0.1)
     if is_first and taken.of_process is not None:
         assert plan.total == pytest.approx(taken.of_process, rel=0.1)
+    assert taken.loading <= 1.1 * plan.loading
+
+
+@pytest.mark.parametrize("shape", ["llama-3-8b", "smollm2-135m"])
+def test_so_it_is_with_an_lm_head_in_4_bits(shape: str) -> None:
+    """One of its own, and one that is the embedding."""
+    plan, taken = run(SHAPES[shape], "4bit", "path", 3600, "4bit")
+    report(f"{shape} 4bit path, LM head 4bit", plan, taken)
+    assert plan.weights == pytest.approx(taken.parts["weights"], rel=0.01)
+    assert taken.reserved <= 1.1 * (plan.total - plan.program)
     assert taken.loading <= 1.1 * plan.loading
 
 

@@ -7,7 +7,7 @@ import torch
 
 from medusa_chat.bench.random_model import random_linear
 from medusa_chat.model import packed
-from medusa_chat.model.packed import pack_modules, quantize_rows
+from medusa_chat.model.packed import pack_modules, quantize_rows, rows_of
 from medusa_chat.records import Quantization
 
 CPU = torch.device("cpu")
@@ -28,6 +28,17 @@ def test_modules_give_away_what_is_held_packed(quantization: Quantization) -> No
 def test_one_whole_weight_is_taken_as_it_is() -> None:
     module = random_linear(64, 128, "none", CPU, torch.bfloat16)
     assert pack_modules([module], torch.bfloat16).data.data_ptr() == module.weight.data_ptr()
+
+
+def test_some_rows_of_a_quantised_weight_are_those_rows_quantised() -> None:
+    weight, bias = torch.randn(70, 128).bfloat16(), torch.randn(70)
+    some = torch.tensor([3, 69, 12])
+    rows, alone = rows_of(quantize_rows(weight, bias), some), quantize_rows(weight[some], bias[some])
+    assert rows.num_outputs == 3
+    assert torch.equal(rows.data, alone.data)
+    assert torch.equal(rows.dequantized(), alone.dequantized())
+    assert rows.bias is not None
+    assert torch.equal(rows.bias, bias[some])
 
 
 def test_rows_quantised_in_parts_are_those_quantised_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
