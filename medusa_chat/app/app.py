@@ -24,7 +24,7 @@ from medusa_chat.app.key_line import KeyLine
 from medusa_chat.app.keymap import checked_keymap
 from medusa_chat.app.keys import bindings
 from medusa_chat.app.loader import Loader
-from medusa_chat.app.messages import ConversationRead
+from medusa_chat.app.messages import ConversationRead, EngineChanged
 from medusa_chat.app.models.desk import ModelDesk, ToFetch
 from medusa_chat.app.models.first_run import fetch_nothing
 from medusa_chat.app.models.screen import ModelsScreen
@@ -157,9 +157,17 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     # The model
 
     @on(Loader.Changed)
-    def show_model(self) -> None:
-        self.panel.show_model(self.loader.request, self.loader.info)
+    def follow_loader(self) -> None:
         self.talk.follow_loader()
+        self._show_model()
+
+    @on(EngineChanged)
+    def follow_engine(self, event: EngineChanged) -> None:
+        self.loader.info = event.info
+        self._show_model()
+
+    def _show_model(self) -> None:
+        self.panel.show_model(self.loader.request, self.loader.info)
         self._show_figures()
 
     @on(Loader.Said)

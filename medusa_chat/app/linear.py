@@ -255,11 +255,11 @@ class LinearChat:
     async def _read_reply(self, reply: _Reply, messages: Sequence[Message]) -> None:
         saved = time.monotonic()
         async for item in self._engine.reply(messages, self.options):
-            if isinstance(item, ReplyStarted):
-                if item.num_dropped:
-                    self.say(left_out(item.num_dropped, self.options.context))
-                continue
-            reply.grow(item)
+            match item:
+                case ReplyStarted(num_dropped=dropped) if dropped:
+                    self.say(left_out(dropped, self.options.context))
+                case Chunk():
+                    reply.grow(item)
             if time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
                 await self.save()
                 saved = time.monotonic()

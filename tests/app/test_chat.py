@@ -202,6 +202,19 @@ async def test_too_long_a_message_is_told_and_not_sent_again(open_chat: OpenChat
         assert chat.replies == ["roles: user=roles"]
 
 
+async def test_a_context_that_memory_has_shortened_is_shown_so(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        await chat.send("no-memory")
+        await chat.answered()
+        assert "/ 1,024" in chat.panel()
+        assert chat.replies == ["These words arrived. "]
+        assert any("The context is 1,024 tokens from now on." in notice for notice in chat.notices)
+        assert "broken off" in chat.captions[-1]
+        await chat.send("and now")
+        await chat.answered()
+        assert "/ 1,024" in chat.panel()
+
+
 async def test_left_out_messages_are_told(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
         await chat.send("dropped")

@@ -31,8 +31,9 @@ _QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """request: the latest one; its quantisation and its KV cache are what the user wants of any model, if
-    set. num_bytes: what it holds of this machine's memory, which another model would get. is_loaded: or is being loaded.
+    """request: the latest one; its quantisation and KV cache are what the user wants of any model, if
+    set. num_bytes: what it holds of this machine's memory, which another model would get. is_loaded: or is
+    being loaded.
     """
 
     request: LoadRequest
