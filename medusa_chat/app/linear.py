@@ -275,7 +275,7 @@ class _Reply:
         self._is_begun = bool(reply.reopen())
 
     def grow(self, chunk: Chunk) -> None:
-        text = self._reply.take((chunk,))
+        text = "".join(piece for piece, _ in self._reply.take((chunk,)))
         if text and not self._is_begun:
             self._is_begun = True
             self._say("Answer:")
