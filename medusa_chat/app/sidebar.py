@@ -68,11 +68,12 @@ class Sidebar(Vertical):
             self.rows = rows
 
     class Changed(Message):
-        """Something was done to a conversation; sentence says what."""
+        """Something was done to a conversation; sentence says what. conversation_id: of one that came back."""
 
-        def __init__(self, sentence: str) -> None:
+        def __init__(self, sentence: str, conversation_id: int | None = None) -> None:
             super().__init__()
             self.sentence = sentence
+            self.conversation_id = conversation_id
 
     class Failed(Message):
         """The history could not do it."""
@@ -111,6 +112,7 @@ class Sidebar(Vertical):
         self._is_choosing = False
         self._num_wanted = _ROWS_AT_ONCE
         self._open_id: int | None = None
+        self._wanted_id: int | None = None  # to be highlighted when rows come
         self.search_box = SearchBox(placeholder="Search titles and text", compact=True)
         self.titles = Titles(markup=False, compact=True)
         self.empty = Static(markup=False)
@@ -138,8 +140,15 @@ class Sidebar(Vertical):
             return
         self.remove_class("-closed")
         self.set_class(not self._is_beside, "-over")
+        self._highlight_open()
         self.titles.focus()
         self.refresh_rows()
+
+    def _highlight_open(self) -> None:
+        """At once: a key that comes before the rows must not be for a conversation that nobody looks at."""
+        self._wanted_id = self._open_id
+        ids = [conversation_of(row).id for row in self._rows]
+        self.titles.highlighted = ids.index(self._open_id) if self._open_id in ids else None
 
     def search_for(self, text: str) -> None:
         """Shows it with what a search finds."""
@@ -169,6 +178,8 @@ class Sidebar(Vertical):
     def mark_open(self, conversation_id: int | None) -> None:
         """Shows which conversation the chat is of."""
         self._open_id = conversation_id
+        if not self.has_focus_within:
+            self._wanted_id = conversation_id
         self.refresh_rows()
 
     def refresh_rows(self) -> None:
@@ -206,9 +217,10 @@ class Sidebar(Vertical):
 
     def _to_highlight(self, query: str) -> tuple[int | None, int]:
         """A conversation, and a place for when it isn't there: as before, or where a new search begins."""
+        wanted, self._wanted_id = self._wanted_id, None
         if query != self._listed_query:
             return (None if query else self._open_id), 0
-        return self._highlighted_id or self._open_id, self.titles.highlighted or 0
+        return wanted or self._highlighted_id or self._open_id, self.titles.highlighted or 0
 
     def _fill(self, highlighted_id: int | None, place: int) -> None:
         scroll = self.titles.scroll_y
@@ -223,6 +235,7 @@ class Sidebar(Vertical):
     def tell(self, event: Changed) -> None:
         event.stop()
         self._say(event.sentence)
+        self._wanted_id = event.conversation_id
         self.refresh_rows()
 
     @on(Failed)
@@ -360,7 +373,7 @@ class Sidebar(Vertical):
         if record is None:
             self.post_message(self.Changed("Nothing was deleted in the last day."))
         else:
-            self.post_message(self.Changed(f"“{record.name}” is back."))
+            self.post_message(self.Changed(f"“{record.name}” is back.", record.id))
             self.post_message(self.Restored(record))
 
     @work(group="history")

@@ -251,6 +251,30 @@ async def test_continue_with_a_long_conversation_shows_its_end_and_sends_it_all(
         assert chat.replies[-1].startswith("roles: user=question 0, assistant=answer 0, user=question 1")
 
 
+async def test_a_reply_that_grows_by_lines_moves_nothing_for_who_has_scrolled_up(
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRIPTED_STEP_SECONDS", "0.05")
+    async with open_chat(size=(80, 16)) as chat:
+        await chat.send("hello")
+        await chat.until(lambda: chat.view.max_scroll_y > 4)
+        chat.view.scroll_to(y=chat.view.max_scroll_y - 3, animate=False)
+        await chat.settle()
+
+        def top() -> list[str]:
+            return [line[:70].rstrip() for line in chat.screen().splitlines()[:5]]  # without the scrollbar
+
+        seen, length = top(), len(chat.replies[0])
+        while chat.app.is_answering:
+            await chat.settle()
+            assert top() == seen
+        await chat.settle()
+        assert top() == seen
+        assert len(chat.replies[0]) > 2 * length
+        chat.view.scroll_end(animate=False)
+        await chat.until(lambda: "Same words, fewer steps." in chat.screen())
+
+
 async def test_long_chat_keeps_its_end_on_the_screen_and_all_of_it_in_mind(
     open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -229,6 +229,35 @@ async def test_delete_of_the_open_conversation_in_mid_reply_and_undo(
         assert "word5 " in chat.replies[0]
 
 
+@pytest.mark.parametrize("size", [WIDE, (80, 24)])
+async def test_keys_are_for_the_conversation_in_the_chat_until_another_is_chosen(
+    size: tuple[int, int], open_chat: OpenChat, tales: History
+) -> None:
+    async with open_chat(size=size, history=tales) as chat:
+        await chat.press("ctrl+o")
+        await listed(chat, "Plan", "What", "Why")
+        await chat.press("end", "escape")
+        await chat.send("hello")
+        await chat.answered()
+        await chat.until(lambda: chat.app.sidebar._open_id == 4)
+        await chat.press("ctrl+o")
+        await listed(chat, "Hello", "Plan", "What", "Why")
+        assert chat.app.sidebar.titles.highlighted == 0
+        await chat.press("p")
+        await listed(chat, "★ Hello", "Plan", "What", "Why")
+
+
+async def test_what_came_back_is_under_the_highlight(open_chat: OpenChat, tales: History) -> None:
+    async with open_chat(history=tales) as chat:
+        await chat.press("ctrl+o")
+        await listed(chat, "Plan", "What", "Why")
+        await chat.press("down", "d")
+        await listed(chat, "Plan", "Why")
+        await chat.press("up", "u")
+        await listed(chat, "Plan", "What", "Why")
+        assert chat.app.sidebar.titles.highlighted == 1
+
+
 async def test_export_writes_beside_what_is_there(
     open_chat: OpenChat, tales: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
