@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
+from functools import partial
 from typing import ClassVar
 
 from textual import on, work
@@ -16,6 +17,7 @@ from textual.widgets import Static
 
 from medusa_chat.app import dials, keys
 from medusa_chat.app.chat_view import ChatView
+from medusa_chat.app.commands import COMMANDS
 from medusa_chat.app.conversation import load_conversation
 from medusa_chat.app.dials import Dials, Setup
 from medusa_chat.app.engine_link import EngineLink
@@ -45,6 +47,7 @@ from medusa_chat.settings import Settings
 
 _TOO_SMALL = "Please make the terminal larger."
 _SECONDS_TO_DRAW = 0.15
+_OF_TEXTUAL = ("Theme", "Screenshot")
 _OF_THE_CHAT = ("help", "new", "conversations")
 _DARK, _LIGHT = "textual-dark", "textual-light"
 
@@ -147,12 +150,12 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     def _show_options(self) -> None:
         self.panel.show_options(self.talk.options)
-        self.talk.strip.show(self.talk.meter, self.talk.options)
+        self.talk.strip.show(self.talk.meter, self.talk.options, self.loader.info)
 
     @on(Talk.Measured)
     def _show_figures(self) -> None:
         self.panel.show_reply(self.talk.meter, self.talk.options, self.loader.info)
-        self.talk.strip.show(self.talk.meter, self.talk.options)
+        self.talk.strip.show(self.talk.meter, self.talk.options, self.loader.info)
 
     # The model
 
@@ -335,10 +338,14 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         return keys.footer_key(binding)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The palette's."""
-        yield from super().get_system_commands(screen)
-        yield SystemCommand("Settings", "Change options", self.action_settings)
-        yield SystemCommand("Models", "Choose or fetch one", self.action_models)
+        """The palette's: all that a slash command does, and what of Textual's own makes sense here."""
+        own = {command.title: command for command in super().get_system_commands(screen)}
+        yield from (own[title] for title in _OF_TEXTUAL)
+        if not screen.is_modal:
+            yield SystemCommand("Conversations", "those of earlier", self.action_conversations)
+            for command in COMMANDS:
+                obey = partial(self._obey, f"/{command.name}")
+                yield SystemCommand(command.name.capitalize(), command.help, obey)
 
     def action_help(self) -> None:
         self.push_screen(HelpScreen(self._keymap))

@@ -142,7 +142,7 @@ class ChatView(VerticalScroll, Even):
         """Gives a mounted message the keys."""
         for widget in self.turns.messages:
             if widget.turn is turn:
-                widget.focus(scroll_visible=False)
+                self.screen.set_focus(widget, scroll_visible=False)
 
     def toggle_raw(self, turn: Turn) -> None:
         """Shows a mounted reply's Markdown as it was written, or rendered."""

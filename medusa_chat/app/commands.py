@@ -39,7 +39,7 @@ COMMANDS = (
     Command("colours", "", "colour replies by who guessed each token"),
     Command("race", "", "plain decoding against Medusa on the last question"),
     Command("search", "TEXT", "find conversations by title and text"),
-    Command("rename", "TITLE", "give this conversation a title"),
+    Command("rename", "TITLE", "give this conversation a title; without one: asks for it"),
     Command("export", "FILE", "write it as Markdown, or as JSON to a .json", "path"),
     Command("new", "", "begin a new conversation"),
     Command("retry", "", "load the model again after it failed"),

@@ -8,6 +8,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message
+from textual.reactive import var
 
 from medusa_chat.app.answer import Answer
 from medusa_chat.app.chat_view import ChatView
@@ -66,6 +67,8 @@ class Exchange(Vertical):
     class EngineLost(Message):
         """The engine died in a reply: it has to be loaded again."""
 
+    _answer: var[Answer | None] = var(None, bindings=True)
+
     def __init__(
         self, history: History, link: EngineLink, loader: Loader, dials: Dials, settings: Settings
     ) -> None:
@@ -80,7 +83,6 @@ class Exchange(Vertical):
         self._link = link
         self._loader = loader
         self.keeper = Keeper(history, self.say)
-        self._answer: Answer | None = None
         self._plain = PlainReference()
         self.meter = ReplyMeter(self._plain)
         self._next: _Wanted | None = None  # when the reply under way has ended

@@ -58,7 +58,7 @@ def _fill(cell: Static, lines: list[Content]) -> None:
 def speed_lines(meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | None) -> list[Content]:
     """The line of energy is there, or not, from when the model is loaded: nothing moves in a reply."""
     limit = info.context_length if info else None
-    used = f"{meter.context_tokens:,}" + (f" / {limit:,}" if limit else "")
+    used = figures.UNKNOWN if meter.context_tokens is None else f"{meter.context_tokens:,}"
     per_second = figures.now_and_average(meter.tokens_per_second_now, meter.figures.tokens_per_second, 1)
     lines = [
         _title("Speed"),
@@ -69,7 +69,7 @@ def speed_lines(meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | 
     ]
     if info and info.energy_source:
         lines.append(_row(figures.energy_label(info.energy_source), figures.energy(meter)))
-    return [*lines, _row("Context", used)]
+    return [*lines, _row("Context", f"{used} / {limit:,}" if limit else used)]
 
 
 def _gain(meter: ReplyMeter, options: SamplingOptions) -> str:

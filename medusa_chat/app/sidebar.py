@@ -68,7 +68,7 @@ class Sidebar(Vertical):
             self.rows = rows
 
     class Changed(Message):
-        """Something was done to a conversation; sentence says what. conversation_id: of one that came back."""
+        """Something was done to a conversation; sentence says what. conversation_id: that came back."""
 
         def __init__(self, sentence: str, conversation_id: int | None = None) -> None:
             super().__init__()
@@ -321,9 +321,11 @@ class Sidebar(Vertical):
             self._leave()
 
     def action_rename(self) -> None:
-        if (row := self._row) is None:
-            return
-        record = conversation_of(row)
+        if (row := self._row) is not None:
+            self.rename(conversation_of(row))
+
+    def rename(self, record: ConversationRecord) -> None:
+        """Asks for another title."""
 
         def rename(title: str | None) -> None:
             if title is not None:

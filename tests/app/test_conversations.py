@@ -298,8 +298,14 @@ async def test_commands_for_the_open_conversation(
         await chat.answered()
         await chat.send("/rename The roles")
         await chat.until(lambda: chat.history.list()[0].title == "The roles")
+        await chat.send("/rename")
+        await chat.until(lambda: "Enter keeps it" in chat.screen())
+        assert chat.app.screen.query_one(Input).value == "The roles"
+        chat.app.screen.query_one(Input).value = "The two roles"
+        await chat.press("enter")
+        await chat.until(lambda: chat.history.list()[0].title == "The two roles")
         await chat.send("/export")
-        await chat.until(lambda: (tmp_path / "the-roles.md").exists())
+        await chat.until(lambda: (tmp_path / "the-two-roles.md").exists())
         await chat.send("/export own.json")
         await chat.until(lambda: (tmp_path / "own.json").exists())
         await chat.send("/export own.json")
