@@ -60,7 +60,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012
         (0, "-too-narrow"),
         (36, "-narrow"),
-        (90, "-wide"),
+        (100, "-wide"),
         (130, "-roomy"),
     ]
     VERTICAL_BREAKPOINTS = [(0, "-too-short"), (10, "-short"), (36, "-tall")]  # noqa: RUF012

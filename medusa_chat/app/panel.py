@@ -38,6 +38,10 @@ class Panel(VerticalScroll):
     def compose(self) -> ComposeResult:
         yield from (self._speed, self._drafts, self._sampling, self._model)
 
+    def toggle(self) -> None:
+        """Hides it or shows it again; in a narrow terminal, where it is folded away, first shows it."""
+        self.toggle_class("-open" if self.screen.has_class("-narrow") else "-closed")
+
     def show_reply(self, meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | None) -> None:
         """Figures of the reply under way, or of the last one."""
         _fill(self._speed, speed_lines(meter, options, info))

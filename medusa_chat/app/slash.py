@@ -102,6 +102,9 @@ class SlashCommands:
     def command_colours(self, _: str) -> None:
         self._talk.action_origins()
 
+    def command_panel(self, _: str) -> None:
+        self._app.panel.toggle()
+
     def command_race(self, _: str) -> None:
         self._talk.action_race()
 

@@ -71,6 +71,21 @@ async def test_narrow_terminal_has_a_strip_instead_of_the_panel(open_chat: OpenC
         await chat.until(lambda: "Sampling" in chat.screen())
 
 
+async def test_the_panel_can_be_seen_in_a_narrow_terminal_and_hidden_in_a_wide_one(
+    open_chat: OpenChat,
+) -> None:
+    async with open_chat(size=(99, 24)) as chat:
+        assert "Heads right" not in chat.screen()
+        await chat.send("/panel")
+        await chat.until(lambda: "Heads right" in chat.screen())
+        await chat.send("/panel")
+        await chat.until(lambda: "Heads right" not in chat.screen())
+        await chat.pilot.resize_terminal(100, 24)
+        await chat.until(lambda: "Heads right" in chat.screen())
+        await chat.send("/panel")
+        await chat.until(lambda: "Heads right" not in chat.screen())
+
+
 async def test_what_is_used_of_the_context_is_not_known_before_it_is_counted(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
         await chat.send("hello")
@@ -97,6 +112,16 @@ async def test_esc_is_in_the_footer_while_there_is_something_to_stop_or_to_leave
         await chat.press("escape")
         await chat.until(lambda: "Esc Stop" not in chat.screen())
         assert chat.app.prompt.text == ""
+
+
+async def test_the_help_goes_on_below_itself(open_chat: OpenChat) -> None:
+    async with open_chat(size=(60, 60)) as chat:
+        await chat.press("f1")
+        await chat.until(lambda: "plain decoding against" in chat.screen())
+        lines = [line.strip(" │").split("│")[0] for line in chat.screen().splitlines()]
+        (begun,) = (number for number, line in enumerate(lines) if line.startswith("F12 "))
+        assert lines[begun + 1].strip().startswith("side by side")
+        assert chat.screen().splitlines()[begun + 1].index("side by side") > 20
 
 
 async def test_the_palette_does_what_the_commands_do(open_chat: OpenChat) -> None:
