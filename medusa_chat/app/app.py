@@ -15,11 +15,12 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.widgets import Static
 
-from medusa_chat.app import dials, keys
+from medusa_chat.app import dial_table, keys
 from medusa_chat.app.chat_view import ChatView
 from medusa_chat.app.commands import COMMANDS
 from medusa_chat.app.conversation import load_conversation
-from medusa_chat.app.dials import Dials, Setup
+from medusa_chat.app.dial import Setup
+from medusa_chat.app.dials import Dials
 from medusa_chat.app.engine_link import EngineLink
 from medusa_chat.app.help_screen import HelpScreen
 from medusa_chat.app.key_line import KeyLine
@@ -351,19 +352,19 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self.push_screen(HelpScreen(self._keymap))
 
     def action_temperature(self, notches: int) -> None:
-        self.use(dials.turn_temperature(self.talk.options, notches))
+        self.use(dial_table.turn_temperature(self.talk.options, notches))
 
     def action_top_p(self, notches: int) -> None:
-        self.use(dials.turn_top_p(self.talk.options, notches))
+        self.use(dial_table.turn_top_p(self.talk.options, notches))
 
     def action_top_k(self, notches: int) -> None:
-        self.use(dials.turn_top_k(self.talk.options, notches))
+        self.use(dial_table.turn_top_k(self.talk.options, notches))
 
     def action_acceptance(self) -> None:
-        self.use(dials.switch_acceptance(self.talk.options))
+        self.use(dial_table.switch_acceptance(self.talk.options))
 
     def action_drafting(self) -> None:
-        self.use(dials.switch_drafting(self.talk.options))
+        self.use(dial_table.switch_drafting(self.talk.options))
 
     def action_light_or_dark(self) -> None:
         self.set_up(replace(self.setup, theme=_LIGHT if self.current_theme.dark else _DARK))

@@ -8,7 +8,8 @@ import time
 from collections.abc import Sequence
 
 from medusa_chat.app.conversation import Conversation, Turn, load_conversation
-from medusa_chat.app.dials import Dials, Setup
+from medusa_chat.app.dial import Setup
+from medusa_chat.app.dials import Dials
 from medusa_chat.app.growing import GrowingReply
 from medusa_chat.app.keeper import Keeper
 from medusa_chat.app.linear_commands import LinearCommands
