@@ -10,7 +10,7 @@ import pytest
 from textual.widgets import Input
 
 from medusa_chat import paths
-from medusa_chat.app import sidebar
+from medusa_chat.app import conversation_list, sidebar
 from medusa_chat.app.ages import age
 from medusa_chat.app.turns import AssistantTurn, UserTurn
 from medusa_chat.history import History
@@ -343,7 +343,7 @@ async def test_conversation_deleted_elsewhere_is_kept_by_who_still_talks_in_it(
 async def test_more_is_listed_at_the_end_of_the_list(
     open_chat: OpenChat, tales: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sidebar, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(conversation_list, "_ROWS_AT_ONCE", 2)
     async with open_chat(history=tales) as chat:
         chat.app.sidebar._num_wanted = 2
         await chat.press("ctrl+o")
