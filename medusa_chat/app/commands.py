@@ -40,7 +40,7 @@ COMMANDS = (
     Command("panel", "", "show the live panel, or hide it"),
     Command("race", "", "plain decoding against Medusa on the last question"),
     Command("search", "TEXT", "find conversations by title and text"),
-    Command("rename", "TITLE", "give this conversation a title; without one: asks for it"),
+    Command("rename", "TITLE", "give this conversation a title"),
     Command("export", "FILE", "write it as Markdown, or as JSON to a .json", "path"),
     Command("new", "", "begin a new conversation"),
     Command("retry", "", "load the model again after it failed"),
