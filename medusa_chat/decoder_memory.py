@@ -23,6 +23,7 @@ _RUN = 256  # positions of one part of attention (kernels/attention.py)
 _FUSED_PREFILL = 128  # rows at once
 _PREFILL = 512
 _CUBLAS = 2 * 33_554_432  # its workspaces, of two streams
+_SMALL_HEAD = 64  # where its size isn't known: larger ones have fewer scales
 _PACKING = 5  # times the codes of the largest product, while they are laid out for the kernels
 _PACKING_HEADS = 20 * 2048  # rows at once, of heads that come in 16 bits (model/packed.py)
 
@@ -40,8 +41,9 @@ class Decoder:
     def kv_bytes(self) -> int:
         """Of one token. On a CPU attention computes in float32, and so are keys and values held in full."""
         model = self.model
-        if self.kv_cache == "8bit" and model.head_dim:
-            return model.kv_bytes // (HALF * model.head_dim) * kv_row_bytes(model.head_dim, "8bit")
+        if self.kv_cache == "8bit":
+            head_dim = model.head_dim or _SMALL_HEAD
+            return model.kv_bytes // (HALF * head_dim) * kv_row_bytes(head_dim, "8bit")
         is_float = self.memory.device == "cpu" and model.has_own_decoder
         return model.kv_bytes * (_FLOAT if is_float else self.memory.number_bytes) // HALF
 

@@ -101,6 +101,7 @@ class ScriptedSession:
         self.cancelled = False
         self._model = model
         self._context_tokens = 0
+        self._context_length = 2048
 
     @property
     def info(self) -> EngineInfo:
@@ -110,7 +111,7 @@ class ScriptedSession:
             device="cpu",
             device_name="Scripted processor, 2 cores",
             dtype="bfloat16",
-            context_length=2048,
+            context_length=self._context_length,
             num_heads=NUM_HEADS,
             tree_size=16,
             memory_bytes=312_000_000,
@@ -144,6 +145,10 @@ class ScriptedSession:
                 _crash()
             case "long-code":
                 yield "```python\nprint(" + "'a long line', " * 20 + "'its end')\n```", 9
+            case "no-memory":
+                yield "These words arrived. ", 3
+                self._context_length = 1024
+                raise OutOfMemory("Memory ran out. The context is 1,024 tokens from now on.")
             case "bug":
                 raise RuntimeError("the shapes don't match\nCompile with -g to see more.")
             case "hostile":

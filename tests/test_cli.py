@@ -392,6 +392,17 @@ def test_models_tells_the_widest_quantisation_that_fits(
     assert f"the {free / 1e9:.1f} GB free of 40.0 GB on A [31mcard" in output
 
 
+def test_models_are_planned_with_the_kv_cache_of_the_settings(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    card = Memory("cuda", "card", 40_000_000_000, 10_000_000_000, 2)
+    monkeypatch.setattr(machine, "find_memory", lambda device, dtype: card)
+    monkeypatch.setenv("MEDUSA_CHAT_KV_CACHE", "8bit")
+    assert run("models") == 0
+    (line,) = (x for x in capsys.readouterr().out.splitlines() if x.startswith("vicuna-13b-v1.5 "))
+    assert line.split()[-1] == "4bit"  # with a full one it doesn't fit
+
+
 def test_pull_says_what_is_here_already(
     default_model_here: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

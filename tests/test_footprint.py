@@ -81,6 +81,17 @@ def test_what_fits_is_widest_first_and_unknown_where_nothing_is_known() -> None:
     assert find_entry("tiny/model").longest_context("4bit", card) is None
 
 
+def test_a_cache_in_8_bits_has_more_fit() -> None:
+    card = Memory("cuda", "card", 12_000_000_000, 10_000_000_000, 2)
+    full, halved = find_entry("vicuna-13b-v1.5"), find_entry("vicuna-13b-v1.5", "8bit")
+    assert (full.fitting(card), halved.fitting(card)) == ((), ("4bit",))
+    assert full.spec.kv_bytes is not None
+    needed, spared = full.memory_bytes("4bit", card), halved.memory_bytes("4bit", card)
+    assert needed is not None
+    assert spared is not None
+    assert needed - spared == pytest.approx(full.context * full.spec.kv_bytes * (1 - (64 + 4) / 128), rel=0.1)
+
+
 def test_a_longer_context_of_its_own_makes_no_model_too_large() -> None:
     entries = {entry.model: entry for entry in read_catalogue()}
     card = Memory("cuda", "card", 12_000_000_000, 12_000_000_000, 2)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from medusa_chat.app import figures
+from medusa_chat.app.conversation import Piece
 from medusa_chat.app.growing import GrowingReply
 from medusa_chat.app.turns import AssistantTurn
 from medusa_chat.records import Chunk, FinishReason
@@ -32,19 +33,19 @@ class Answer:
 
     def begin(self) -> None:
         """Shows what there is of a reply that is gone on with."""
-        if text := self.reply.reopen():
-            self._show(text)
+        if pieces := self.reply.reopen():
+            self._show(pieces)
 
     def grow(self, chunks: Sequence[Chunk]) -> None:
         """Shows what the engine has added."""
-        if text := self.reply.take(chunks):
-            self._show(text)
+        if pieces := self.reply.take(chunks):
+            self._show(pieces)
 
-    def _show(self, text: str) -> None:
+    def _show(self, pieces: Sequence[Piece]) -> None:
         if self.widget.turn is None:
             self.widget.turn = self.reply.turn
             self.widget.show_caption("")
-        self.widget.feed(text)
+        self.widget.feed(pieces)
 
     async def finish(self) -> None:
         """No more chunks come."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import Iterable
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import TYPE_CHECKING, ClassVar
 
 from textual import on, work
@@ -15,17 +15,19 @@ from textual.containers import Horizontal
 from textual.screen import Screen
 from textual.widgets import Static
 
-from medusa_chat.app import dials, keys
+from medusa_chat.app import dial_table, keys
 from medusa_chat.app.chat_view import ChatView
+from medusa_chat.app.commands import COMMANDS
 from medusa_chat.app.conversation import load_conversation
-from medusa_chat.app.dials import Dials, Setup
+from medusa_chat.app.dial import Setup
+from medusa_chat.app.dials import Dials
 from medusa_chat.app.engine_link import EngineLink
 from medusa_chat.app.help_screen import HelpScreen
 from medusa_chat.app.key_line import KeyLine
 from medusa_chat.app.keymap import checked_keymap
 from medusa_chat.app.keys import bindings
 from medusa_chat.app.loader import Loader
-from medusa_chat.app.messages import ConversationRead
+from medusa_chat.app.messages import ConversationRead, EngineChanged
 from medusa_chat.app.models.fetching import ToFetch, fetch_nothing
 from medusa_chat.app.notifying import Notifier
 from medusa_chat.app.panel import Panel
@@ -48,6 +50,7 @@ if TYPE_CHECKING:
 
 _TOO_SMALL = "Please make the terminal larger."
 _SECONDS_TO_DRAW = 0.15
+_OF_TEXTUAL = ("Theme", "Screenshot")
 _OF_THE_CHAT = ("help", "new", "conversations")
 _DARK, _LIGHT = "textual-dark", "textual-light"
 
@@ -60,7 +63,7 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     HORIZONTAL_BREAKPOINTS = [  # noqa: RUF012
         (0, "-too-narrow"),
         (36, "-narrow"),
-        (90, "-wide"),
+        (100, "-wide"),
         (130, "-roomy"),
     ]
     VERTICAL_BREAKPOINTS = [(0, "-too-short"), (10, "-short"), (36, "-tall")]  # noqa: RUF012
@@ -151,12 +154,12 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     def _show_options(self) -> None:
         self.panel.show_options(self.talk.options)
-        self.talk.strip.show(self.talk.meter, self.talk.options)
+        self.talk.strip.show(self.talk.meter, self.talk.options, self.loader.info)
 
     @on(Talk.Measured)
     def _show_figures(self) -> None:
         self.panel.show_reply(self.talk.meter, self.talk.options, self.loader.info)
-        self.talk.strip.show(self.talk.meter, self.talk.options)
+        self.talk.strip.show(self.talk.meter, self.talk.options, self.loader.info)
 
     # The model
 
@@ -171,9 +174,17 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         self.models.begin()
 
     @on(Loader.Changed)
-    def show_model(self) -> None:
-        self.panel.show_model(self.loader.request, self.loader.info)
+    def follow_loader(self) -> None:
         self.talk.follow_loader()
+        self._show_model()
+
+    @on(EngineChanged)
+    def follow_engine(self, event: EngineChanged) -> None:
+        self.loader.info = event.info
+        self._show_model()
+
+    def _show_model(self) -> None:
+        self.panel.show_model(self.loader.request, self.loader.info)
         self._show_figures()
 
     @on(Loader.Said)
@@ -340,28 +351,32 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
         return keys.footer_key(binding)
 
     def get_system_commands(self, screen: Screen[object]) -> Iterable[SystemCommand]:
-        """The palette's."""
-        yield from super().get_system_commands(screen)
-        yield SystemCommand("Settings", "Change options", self.action_settings)
-        yield SystemCommand("Models", "Choose or fetch one", self.action_models)
+        """The palette's: all that a slash command does, and what of Textual's own makes sense here."""
+        own = {command.title: command for command in super().get_system_commands(screen)}
+        yield from (own[title] for title in _OF_TEXTUAL)
+        if not screen.is_modal:
+            yield SystemCommand("Conversations", "those of earlier", self.action_conversations)
+            for command in COMMANDS:
+                obey = partial(self._obey, f"/{command.name}")
+                yield SystemCommand(command.name.capitalize(), command.help, obey)
 
     def action_help(self) -> None:
         self.push_screen(HelpScreen(self._keymap))
 
     def action_temperature(self, notches: int) -> None:
-        self.use(dials.turn_temperature(self.talk.options, notches))
+        self.use(dial_table.turn_temperature(self.talk.options, notches))
 
     def action_top_p(self, notches: int) -> None:
-        self.use(dials.turn_top_p(self.talk.options, notches))
+        self.use(dial_table.turn_top_p(self.talk.options, notches))
 
     def action_top_k(self, notches: int) -> None:
-        self.use(dials.turn_top_k(self.talk.options, notches))
+        self.use(dial_table.turn_top_k(self.talk.options, notches))
 
     def action_acceptance(self) -> None:
-        self.use(dials.switch_acceptance(self.talk.options))
+        self.use(dial_table.switch_acceptance(self.talk.options))
 
     def action_drafting(self) -> None:
-        self.use(dials.switch_drafting(self.talk.options))
+        self.use(dial_table.switch_drafting(self.talk.options))
 
     def action_light_or_dark(self) -> None:
         self.set_up(replace(self.setup, theme=_LIGHT if self.current_theme.dark else _DARK))

@@ -14,9 +14,10 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
+from medusa_chat.app.safe_markdown import View
 from medusa_chat.app.stack import Even, once_laid_out
 from medusa_chat.app.turn_list import MessageWidget, TurnList
-from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn, View
+from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
 
 # Laying out costs more with each turn on the screen: hundreds would make typing lag.
 _MOST_TURNS = 40
@@ -141,7 +142,7 @@ class ChatView(VerticalScroll, Even):
         """Gives a mounted message the keys."""
         for widget in self.turns.messages:
             if widget.turn is turn:
-                widget.focus(scroll_visible=False)
+                self.screen.set_focus(widget, scroll_visible=False)
 
     def toggle_raw(self, turn: Turn) -> None:
         """Shows a mounted reply's Markdown as it was written, or rendered."""

@@ -13,16 +13,16 @@ _REMOTE = ("SSH_CONNECTION", "SSH_TTY", "SSH_CLIENT")
 
 
 async def copy(text: str, what: str, send_to_terminal: Callable[[str], None]) -> str:
-    """Copies, and returns a sentence that claims no more than is known. what: is copied, for the sentence.
+    """Copies, and returns a sentence that claims no more than is known. what: is copied, as in "the message".
 
     send_to_terminal: by the terminal's own escape sequence, which no terminal answers.
     """
     if await asyncio.to_thread(_copy_checked, text):
-        return f"Copied the {what}, {len(text):,} characters"
+        return f"Copied {what}, {len(text):,} characters"
     send_to_terminal(text)
     file = await asyncio.to_thread(_keep_copy, text)
     kept = f"; it is also in {file}" if file else ""
-    return f"Sent the {what} to the terminal, which may not take it{kept}"
+    return f"Sent {what} to the terminal, which may not take it{kept}"
 
 
 def _copy_checked(text: str) -> bool:

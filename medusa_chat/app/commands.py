@@ -37,6 +37,7 @@ COMMANDS = (
     Command("copy", "NUMBER", "copy the last reply, or one of its blocks of code"),
     Command("raw", "", "the last reply's Markdown as it was written, or rendered"),
     Command("colours", "", "colour replies by who guessed each token"),
+    Command("panel", "", "show the live panel, or hide it"),
     Command("race", "", "plain decoding against Medusa on the last question"),
     Command("search", "TEXT", "find conversations by title and text"),
     Command("rename", "TITLE", "give this conversation a title"),

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
 
 from medusa_chat.errors import ConversationNotFound, DatabaseDamaged
 from medusa_chat.history import BEGINNING, History, MessageRecord
+from medusa_chat.printable import printable
 from medusa_chat.records import Message, Role
 
-Piece = tuple[str, int]  # text, and whose guess it was (records.Chunk.spans)
+Piece = tuple[str, int | None]  # text, and whose guess it was (records.Chunk.spans); None: nobody remembers
 
 
 @dataclass(eq=False, slots=True)
@@ -20,7 +21,7 @@ class Turn:
 
     parent: the turn before it on its branch; None for a first one. refused: too long for the engine, so it is
     shown and kept but not sent again. caption: the line below it. pieces: the content by origin, for a reply
-    of this session.
+    that has grown in this session.
     """
 
     role: Role
@@ -40,6 +41,17 @@ class Turn:
     def reopen(self) -> None:
         """Has a reply that was stopped grow on, in the same row."""
         self.partial, self.caption = True, ""
+        self.pieces = self.all_pieces
+
+    def grow(self, pieces: Sequence[Piece]) -> None:
+        """Appends to the content."""
+        self.content += "".join(text for text, _ in pieces)
+        self.pieces += pieces
+
+    @property
+    def all_pieces(self) -> list[Piece]:
+        """The content by origin, safe to show, whether that is known or not."""
+        return self.pieces or [(printable(self.content), None)]
 
 
 @dataclass(eq=False, slots=True)

@@ -8,7 +8,7 @@ from textual.message import Message
 from textual.widgets import Static
 
 from medusa_chat.app.bars import horizontal_bar
-from medusa_chat.app.dials import Dial, Setup
+from medusa_chat.app.dial import Dial, Setup
 
 _LABEL_CELLS = 12
 _LEFT = 3 + _LABEL_CELLS  # where the arrow to the left stands

@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from textual.message import Message as AppMessage
 
 from medusa_chat.app.messages import (
+    EngineChanged,
     EngineReady,
     LoadFailed,
     LoadProgressed,
@@ -18,7 +19,15 @@ from medusa_chat.app.messages import (
 )
 from medusa_chat.engine.process import Engine
 from medusa_chat.errors import MedusaError
-from medusa_chat.records import Chunk, EngineInfo, LoadProgress, LoadRequest, Message, SamplingOptions
+from medusa_chat.records import (
+    Chunk,
+    EngineInfo,
+    LoadProgress,
+    LoadRequest,
+    Message,
+    ReplyStarted,
+    SamplingOptions,
+)
 
 # Chunks are handed on this often: each hand-over costs the screen a Markdown parse and a layout.
 _SECONDS_BETWEEN_CHUNKS = 1 / 10
@@ -56,7 +65,7 @@ class EngineLink:
         self._jobs.put_nowait(_Load(request, post))
 
     def ask(self, messages: Sequence[Message], options: SamplingOptions, post: Post) -> None:
-        """Answered by ReplyBegan, ReplyGrew…, ReplyEnded."""
+        """Answered by ReplyBegan, ReplyGrew…, ReplyEnded; by EngineChanged where memory ran out."""
         self._jobs.put_nowait(_Question(tuple(messages), options, post))
 
     def set_options(self, options: SamplingOptions) -> None:
@@ -89,10 +98,13 @@ class EngineLink:
         failure: MedusaError | None = None
         try:
             async for item in self._engine.reply(question.messages, question.options):
-                if isinstance(item, Chunk):
-                    await self._keep(item, question.post)
-                else:
-                    question.post(ReplyBegan(item))
+                match item:
+                    case Chunk():
+                        await self._keep(item, question.post)
+                    case ReplyStarted():
+                        question.post(ReplyBegan(item))
+                    case EngineInfo():
+                        question.post(EngineChanged(item))
         except MedusaError as error:
             failure = error
         self._hand_over_chunks(question.post)

@@ -8,6 +8,7 @@ from textual import on
 from textual.app import ComposeResult
 from textual.containers import Vertical
 from textual.message import Message
+from textual.reactive import var
 
 from medusa_chat.app.answer import Answer
 from medusa_chat.app.chat_view import ChatView
@@ -30,6 +31,7 @@ from medusa_chat.settings import Settings
 
 _SECONDS_BETWEEN_SAVES = 0.7
 _QUESTIONS_REMEMBERED = 200
+_WAITING, _UNDER_WAY = "waiting for the model …", "…"  # below a reply that has no text yet
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,6 +68,8 @@ class Exchange(Vertical):
     class EngineLost(Message):
         """The engine died in a reply: it has to be loaded again."""
 
+    _answer: var[Answer | None] = var(None, bindings=True)
+
     def __init__(
         self, history: History, link: EngineLink, loader: Loader, dials: Dials, settings: Settings
     ) -> None:
@@ -80,7 +84,6 @@ class Exchange(Vertical):
         self._link = link
         self._loader = loader
         self.keeper = Keeper(history, self.say)
-        self._answer: Answer | None = None
         self._plain = PlainReference()
         self.meter = ReplyMeter(self._plain)
         self._next: _Wanted | None = None  # when the reply under way has ended
@@ -164,7 +167,7 @@ class Exchange(Vertical):
     async def _begin_answer(self, begun: Turn | None = None) -> None:
         """begun: the reply to go on with; None: a new one."""
         self.meter = ReplyMeter(self._plain)
-        caption = "…" if self._loader.phase == "ready" else "waiting for the model …"
+        caption = _UNDER_WAY if self._loader.phase == "ready" else _WAITING
         reply = GrowingReply(self.conversation, self.meter, begun)
         answer = self._answer = Answer(self.chat.new_reply(caption), reply)
         await self.chat.show(answer.widget)
@@ -184,6 +187,8 @@ class Exchange(Vertical):
         answer = self._answer
         if self._loader.phase == "ready" and answer and answer.is_saved and not answer.is_asked:
             answer.is_asked = True
+            if answer.reply.turn is None:
+                answer.widget.show_caption(_UNDER_WAY)
             # Loading may have ended since the question was put.
             self.meter = answer.reply.meter = ReplyMeter(self._plain)
             self._link.ask(self.conversation.messages(), self.options, self.post_message)
@@ -219,7 +224,7 @@ class Exchange(Vertical):
         answer = self._answer
         if answer is not None and answer.reply.turn is None and not answer.is_second_try:
             answer.is_asked, answer.is_second_try = False, True
-            answer.widget.show_caption("waiting for the model …")
+            answer.widget.show_caption(_WAITING)
         else:
             await self._finish_answer()
         await self.say(f"{sentence_of(error)} It is started again; the conversation is kept.", is_error=True)

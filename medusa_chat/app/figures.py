@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from medusa_chat.app.meter import Origin, ReplyMeter
-from medusa_chat.records import EnergySource, Quantization, SamplingOptions
+from medusa_chat.records import EnergySource, EngineInfo, Quantization, SamplingOptions
 
 UNKNOWN = "–"
 _QUANTIZATIONS: dict[Quantization, str] = {"4bit": "4-bit", "8bit": "8-bit", "none": "none"}
@@ -53,6 +53,13 @@ def accepted_drafts(meter: ReplyMeter) -> str:
     """Draft nodes that became text, of all that were verified."""
     offered, accepted = meter.figures.drafts_offered, meter.figures.drafts_accepted
     return f"{accepted:,} / {offered:,} {accepted / offered:4.0%}" if offered else UNKNOWN
+
+
+def context_used(meter: ReplyMeter, info: EngineInfo | None) -> str:
+    """Of what the conversation may grow to."""
+    if meter.context_tokens is None or info is None:
+        return UNKNOWN
+    return f"{meter.context_tokens / info.context_length:.0%}"
 
 
 def memory(num_bytes: int) -> str:

@@ -5,10 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from medusa_chat.app.conversation import Conversation, Turn
+from medusa_chat.app.conversation import Conversation, Piece, Turn
 from medusa_chat.app.meter import ReplyMeter
 from medusa_chat.app.origins import pieces_of
-from medusa_chat.printable import printable
 from medusa_chat.records import Chunk, FinishReason
 
 
@@ -21,14 +20,14 @@ class GrowingReply:
     turn: Turn | None = None
     finish_reason: FinishReason | None = None
 
-    def reopen(self) -> str:
-        """What there is of a reply that is gone on with, or ''."""
+    def reopen(self) -> Sequence[Piece]:
+        """What there is of a reply that is gone on with."""
         if self.turn is None:
-            return ""
+            return ()
         self.turn.reopen()
-        return self.turn.content
+        return self.turn.pieces
 
-    def take(self, chunks: Sequence[Chunk]) -> str:
+    def take(self, chunks: Sequence[Chunk]) -> Sequence[Piece]:
         """Takes in what the engine has added and returns its text, safe to show.
 
         The first text adds a turn to the conversation.
@@ -36,13 +35,12 @@ class GrowingReply:
         for chunk in chunks:
             self.meter.add(chunk.step)
             self.finish_reason = chunk.finish_reason or self.finish_reason
-        text = printable("".join(chunk.text for chunk in chunks))
-        if text:
+        pieces = list(pieces_of(chunks))
+        if pieces:
             if self.turn is None:
                 self.turn = self.conversation.add("assistant", "", partial=True)
-            self.turn.content += text
-            self.turn.pieces += pieces_of(chunks)
-        return text
+            self.turn.grow(pieces)
+        return pieces
 
     def end(self) -> None:
         """No more chunks come. One that was stopped or broke off stays partial."""

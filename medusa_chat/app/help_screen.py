@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import ClassVar
 
 from textual.app import ComposeResult
@@ -15,7 +15,7 @@ from textual.widgets import Static
 from medusa_chat.app.commands import COMMANDS
 from medusa_chat.app.keys import chat_rows, conversation_rows, message_rows
 
-_FIRST_COLUMN = 22
+_FIRST_COLUMN, _LEAST_CELLS = 22, 10
 
 
 class HelpScreen(ModalScreen[None]):
@@ -26,20 +26,28 @@ class HelpScreen(ModalScreen[None]):
     def __init__(self, keymap: Mapping[str, str] | None = None) -> None:
         super().__init__()
         self._keymap = keymap or {}
+        self._page = Static(markup=False)
 
     def compose(self) -> ComposeResult:
-        lines: list[Content] = []
+        with VerticalScroll(id="help"):
+            yield self._page
+
+    def on_resize(self) -> None:
+        self._page.update(Content("\n").join(self._lines(self._page.size.width)))
+
+    def _lines(self, width: int) -> Iterator[Content]:
         for title, rows in (
             ("Keys", chat_rows(self._keymap)),
-            ("Commands", [(f"/{command.name} {command.argument}", command.help) for command in COMMANDS]),
-            ("On a selected message", message_rows(self._keymap)),
-            ("In the conversations", conversation_rows(self._keymap)),
+            ("\nCommands", [(f"/{command.name} {command.argument}", command.help) for command in COMMANDS]),
+            ("\nOn a selected message", message_rows(self._keymap)),
+            ("\nIn the conversations", conversation_rows(self._keymap)),
         ):
-            lines += [Content.assemble((title, "bold $foreground 50%")), *(_line(*row) for row in rows)]
-            lines.append(Content())
-        with VerticalScroll(id="help"):
-            yield Static(Content("\n").join(lines[:-1]), markup=False)
+            yield Content.styled(title, "bold $foreground 50%")
+            for key, meaning in rows:
+                yield from _row(key, meaning, max(width - _FIRST_COLUMN, _LEAST_CELLS))
 
 
-def _line(key: str, meaning: str) -> Content:
-    return Content.assemble((key.ljust(_FIRST_COLUMN), "bold"), meaning)
+def _row(key: str, meaning: str, cells: int) -> Iterator[Content]:
+    """The second column goes on below itself."""
+    for number, line in enumerate(Content(meaning).wrap(cells)):
+        yield Content.assemble((("" if number else key).ljust(_FIRST_COLUMN), "bold"), line)

@@ -4,21 +4,19 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
-import signal
-import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
-from functools import partial
-from typing import NoReturn
+from collections.abc import Sequence
 
 from medusa_chat.app.conversation import Conversation, Turn, load_conversation
-from medusa_chat.app.dials import Dials, Setup
+from medusa_chat.app.dial import Setup
+from medusa_chat.app.dials import Dials
 from medusa_chat.app.growing import GrowingReply
 from medusa_chat.app.keeper import Keeper
 from medusa_chat.app.linear_commands import LinearCommands
 from medusa_chat.app.meter import PlainReference, ReplyMeter
-from medusa_chat.app.sentence_stream import SentenceStream
 from medusa_chat.app.sentences import left_out, sentence_of
+from medusa_chat.app.signals import leave_on_signals, signals_in_a_reply
+from medusa_chat.app.spoken_reply import SpokenReply
 from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
 from medusa_chat.errors import EngineCrashed, HistoryError, MedusaError, PromptTooLong
 from medusa_chat.history import History
@@ -26,7 +24,6 @@ from medusa_chat.printable import printable
 from medusa_chat.records import (
     Chunk,
     EngineInfo,
-    FinishReason,
     LoadProgress,
     LoadRequest,
     Message,
@@ -37,12 +34,6 @@ from medusa_chat.settings import Settings
 _PROMPT = "You: "
 _SECONDS_BETWEEN_SAVES = 0.7
 _SECONDS_BETWEEN_PROGRESS = 5.0
-_ENDINGS: dict[FinishReason | None, str] = {
-    None: "Answer broken off",
-    "cancelled": "Answer stopped",
-    "length": "Answer reached the most tokens of a reply",
-    "context": "Answer ended, as the context is full",
-}
 
 
 def run_linear(
@@ -59,18 +50,13 @@ def run_linear(
     engine = EngineProcess(engine_command)
     with asyncio.Runner() as runner:
         chat = LinearChat(settings, request, history, engine, runner)
-        for number in _signals_to_leave():
-            signal.signal(number, _leave)
+        leave_on_signals()
         try:
             return chat.run(resume)
         finally:
             runner.run(chat.save())
             runner.run(engine.close())
             history.close()
-
-
-def _leave(number: int, _: object) -> NoReturn:
-    sys.exit(128 + number)
 
 
 class LinearChat:
@@ -237,7 +223,7 @@ class LinearChat:
     async def _answer(self, begun: Turn | None) -> None:
         await self.save()
         messages = self.conversation.messages()
-        reply = _Reply(GrowingReply(self.conversation, ReplyMeter(self._plain), begun), self.say)
+        reply = SpokenReply(GrowingReply(self.conversation, ReplyMeter(self._plain), begun), self.say)
         task = asyncio.current_task()
         assert task is not None
 
@@ -245,81 +231,21 @@ class LinearChat:
             self._status = 128 + number
             task.cancel()
 
-        with _signals(stop=self._engine.cancel, leave=leave):
+        with signals_in_a_reply(stop=self._engine.cancel, leave=leave):
             try:
                 await self._read_reply(reply, messages)
             finally:
                 reply.end()
                 await self.save()
 
-    async def _read_reply(self, reply: _Reply, messages: Sequence[Message]) -> None:
+    async def _read_reply(self, reply: SpokenReply, messages: Sequence[Message]) -> None:
         saved = time.monotonic()
         async for item in self._engine.reply(messages, self.options):
-            if isinstance(item, ReplyStarted):
-                if item.num_dropped:
-                    self.say(left_out(item.num_dropped, self.options.context))
-                continue
-            reply.grow(item)
+            match item:
+                case ReplyStarted(num_dropped=dropped) if dropped:
+                    self.say(left_out(dropped, self.options.context))
+                case Chunk():
+                    reply.grow(item)
             if time.monotonic() - saved >= _SECONDS_BETWEEN_SAVES:
                 await self.save()
                 saved = time.monotonic()
-
-
-class _Reply:
-    """A reply under way, read out in lines."""
-
-    def __init__(self, reply: GrowingReply, say: Callable[[str], None]) -> None:
-        self._reply = reply
-        self._say = say
-        self._stream = SentenceStream()
-        self._is_begun = bool(reply.reopen())
-
-    def grow(self, chunk: Chunk) -> None:
-        text = self._reply.take((chunk,))
-        if text and not self._is_begun:
-            self._is_begun = True
-            self._say("Answer:")
-        for line in self._stream.feed(text):
-            self._say(line)
-
-    def end(self) -> None:
-        for line in self._stream.rest():
-            self._say(line)
-        self._reply.end()
-        if self._reply.turn is not None:
-            self._say(self._closing())
-        elif self._reply.finish_reason is not None:
-            self._say("The answer is empty.")
-
-    def _closing(self) -> str:
-        meter = self._reply.meter
-        ending = _ENDINGS.get(self._reply.finish_reason, "Answer finished")
-        parts = [ending, f"{meter.reply_tokens} tokens"]
-        if meter.speedup is not None:
-            parts.append(f"{meter.speedup:.1f} times as fast as plain")
-        return f"{', '.join(parts)}."
-
-
-@contextlib.contextmanager
-def _signals(stop: Callable[[], None], leave: Callable[[int], None]) -> Iterator[None]:
-    """While a reply streams, Ctrl+C stops it; the end of the terminal or of the program leaves, saved."""
-    loop = asyncio.get_running_loop()
-    acts: dict[int, Callable[[], None]] = {signal.SIGINT: stop}
-    acts |= {number: partial(leave, number) for number in _signals_to_leave()}
-    before = {number: signal.getsignal(number) for number in acts}
-    with contextlib.suppress(NotImplementedError):  # Windows
-        for number, act in acts.items():
-            loop.add_signal_handler(number, act)
-    try:
-        yield
-    finally:
-        for number, handler in before.items():
-            with contextlib.suppress(NotImplementedError):
-                loop.remove_signal_handler(number)
-            signal.signal(number, handler)
-
-
-def _signals_to_leave() -> list[int]:
-    return [
-        getattr(signal, name) for name in ("SIGTERM", "SIGHUP") if hasattr(signal, name)
-    ]  # not on Windows

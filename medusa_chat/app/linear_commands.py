@@ -7,9 +7,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING
 
 from medusa_chat import registry
-from medusa_chat.app import dials
 from medusa_chat.app.commands import COMMANDS, parse_command
 from medusa_chat.app.conversation import Conversation
+from medusa_chat.app.dial_table import switch_drafting
 from medusa_chat.app.exporting import export_beside, export_to
 from medusa_chat.errors import UsageError
 from medusa_chat.settings import save_defaults
@@ -85,7 +85,7 @@ class LinearCommands:
         self._chat.answer(turns[-1])
 
     def command_plain(self, _: str) -> None:
-        self._chat.options = dials.switch_drafting(self._chat.options)
+        self._chat.options = switch_drafting(self._chat.options)
         self._chat.say(f"Drafting is {'on' if self._chat.options.drafting else 'off'}.")
 
     def command_search(self, text: str) -> None:

@@ -26,6 +26,14 @@ class EngineReady(Message):
         self.info = info
 
 
+class EngineChanged(Message):
+    """What is loaded has less room from now on: memory ran out."""
+
+    def __init__(self, info: EngineInfo) -> None:
+        super().__init__()
+        self.info = info
+
+
 class LoadFailed(Message):
     """No model is loaded."""
 

@@ -56,7 +56,7 @@ class ReplyMeter:
 
     def __init__(self, plain: PlainReference | None = None) -> None:
         self.plain = plain or PlainReference()
-        self.context_tokens = 0
+        self.context_tokens: int | None = None  # until the engine has counted them
         self.num_nodes = 0
         self.reply_tokens = 0
         self.first_token_seconds: float | None = None

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
 
 from textual.content import Content
 
@@ -15,17 +16,23 @@ _LOOKUP = "$foreground 60% italic"
 
 
 def pieces_of(chunks: Iterable[Chunk]) -> Iterator[Piece]:
-    """The chunks' text, cut by origin."""
+    """The chunks' text, safe to show and cut by origin."""
     for chunk in chunks:
         start = 0
         for length, origin in chunk.spans:
-            yield printable(chunk.text[start : start + length]), origin
+            yield from _piece(chunk.text[start : start + length], origin)
             start += length
+        yield from _piece(chunk.text[start:], None)
 
 
-def style_of(origin: int) -> str:
+def _piece(text: str, origin: int | None) -> Iterator[Piece]:
+    if safe := printable(text):
+        yield safe, origin
+
+
+def style_of(origin: int | None) -> str:
     """How text of this origin looks; heads past the fifth look as the fifth does."""
-    if origin == BASE_ORIGIN:
+    if origin is None or origin == BASE_ORIGIN:
         return ""
     if origin == LOOKUP_ORIGIN:
         return _LOOKUP
@@ -37,11 +44,17 @@ def coloured(pieces: Iterable[Piece]) -> Content:
     return Content.assemble(*((text, style_of(origin)) for text, origin in pieces))
 
 
-def legend(pieces: Sequence[Piece]) -> Content:
-    """What the colours of these pieces mean, with each one's share of the characters."""
-    lengths: dict[int, int] = {}
+def letters_by_origin(pieces: Iterable[Piece]) -> Counter[int]:
+    """How many are whose, of those of which that is known."""
+    lengths: Counter[int] = Counter()
     for text, origin in pieces:
-        lengths[origin] = lengths.get(origin, 0) + len(text)
+        if origin is not None:
+            lengths[origin] += len(text)
+    return lengths
+
+
+def legend(lengths: Mapping[int, int]) -> Content:
+    """What the colours mean, with each one's share of the characters."""
     total = max(sum(lengths.values()), 1)
     order = sorted(lengths, key=lambda origin: (origin == LOOKUP_ORIGIN, origin))
     return Content("  ").join(

@@ -38,6 +38,10 @@ class Panel(VerticalScroll):
     def compose(self) -> ComposeResult:
         yield from (self._speed, self._drafts, self._sampling, self._model)
 
+    def toggle(self) -> None:
+        """Hides it or shows it again; in a narrow terminal, where it is folded away, first shows it."""
+        self.toggle_class("-open" if self.screen.has_class("-narrow") else "-closed")
+
     def show_reply(self, meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | None) -> None:
         """Figures of the reply under way, or of the last one."""
         _fill(self._speed, speed_lines(meter, options, info))
@@ -58,7 +62,7 @@ def _fill(cell: Static, lines: list[Content]) -> None:
 def speed_lines(meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | None) -> list[Content]:
     """The line of energy is there, or not, from when the model is loaded: nothing moves in a reply."""
     limit = info.context_length if info else None
-    used = f"{meter.context_tokens:,}" + (f" / {limit:,}" if limit else "")
+    used = figures.UNKNOWN if meter.context_tokens is None else f"{meter.context_tokens:,}"
     per_second = figures.now_and_average(meter.tokens_per_second_now, meter.figures.tokens_per_second, 1)
     lines = [
         _title("Speed"),
@@ -69,7 +73,7 @@ def speed_lines(meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | 
     ]
     if info and info.energy_source:
         lines.append(_row(figures.energy_label(info.energy_source), figures.energy(meter)))
-    return [*lines, _row("Context", used)]
+    return [*lines, _row("Context", f"{used} / {limit:,}" if limit else used)]
 
 
 def _gain(meter: ReplyMeter, options: SamplingOptions) -> str:

@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
-from dataclasses import dataclass
+from collections import deque
+from collections.abc import Iterable, Iterator
+from dataclasses import dataclass, field
+
+from medusa_chat.app.conversation import Piece
 
 _LINES_A_PART = 20
 _LETTERS_A_PART = 2000
@@ -14,12 +17,13 @@ _ITEM_OR_HEADING = re.compile(r"(?:[-+*]|\d{1,9}[.)]|#{1,6})\s")
 
 @dataclass(eq=False, slots=True)
 class Part:
-    """opening: what of the part before is said again. went_on: the first block is the last one of the part
-    before, whose goes_on says the same.
+    """opening: what of the part before is said again. pieces: the text by origin. went_on: the first block is
+    the last one of the part before, whose goes_on says the same.
     """
 
     opening: str = ""
     text: str = ""
+    pieces: list[Piece] = field(default_factory=list)
     num_lines: int = 0
     went_on: bool = False
     goes_on: bool = False
@@ -44,14 +48,16 @@ class Parts:
         self._fence: tuple[str, str] | None = None  # its marks, and the line that opens it
         self._table: list[str] = []
 
-    def grow(self, text: str) -> Iterator[Part]:
+    def grow(self, pieces: Iterable[Piece]) -> Iterator[Part]:
         """Yields each part that the text goes into, when it has its share of it."""
-        for piece in _pieces(text):
-            if self._must_part and (opening := self._opening(piece)) is not None:
-                self.last.goes_on = not self._begins_block(piece)
+        uncut = _Uncut(pieces)
+        for line in _lines(uncut.text):
+            if self._must_part and (opening := self._opening(line)) is not None:
+                self.last.goes_on = not self._begins_block(line)
                 yield self.last
                 self.last = Part(opening, went_on=self.last.goes_on)
-            self._take(piece)
+            self._take(line)
+            self.last.pieces += uncut.take(len(line))
         yield self.last
 
     @property
@@ -91,7 +97,28 @@ class Parts:
         self._table = [*self._table[:2], line] if line.lstrip().startswith("|") else []
 
 
-def _pieces(text: str) -> Iterator[str]:
+class _Uncut:
+    """Pieces that are cut anew, where lines end. text: of them all."""
+
+    def __init__(self, pieces: Iterable[Piece]) -> None:
+        self._pieces = deque(pieces)
+        self._start = 0  # in the first
+        self.text = "".join(text for text, _ in self._pieces)
+
+    def take(self, length: int) -> Iterator[Piece]:
+        """Yields so many characters off the front."""
+        while length:
+            text, origin = self._pieces[0]
+            piece = text[self._start : self._start + length]
+            yield piece, origin
+            length -= len(piece)
+            self._start += len(piece)
+            if self._start == len(text):
+                self._pieces.popleft()
+                self._start = 0
+
+
+def _lines(text: str) -> Iterator[str]:
     """Lines, and long ones in pieces."""
     for line in text.splitlines(keepends=True):
         for start in range(0, len(line), _LETTERS_A_PART):

@@ -6,6 +6,7 @@ from collections.abc import Iterable
 from typing import ClassVar
 from unicodedata import category
 
+from rich.cells import cell_len
 from textual import events
 from textual.binding import Binding, BindingType
 from textual.message import Message
@@ -21,6 +22,8 @@ from medusa_chat.app.pastes import Pastes
 from medusa_chat.printable import printable
 
 _SECONDS_BETWEEN_DRAFTS = 0.5
+_SECONDS_OF_A_LONG_HINT = 8.0
+_CORNERS = 6  # cells of the border that no hint stands in
 
 
 class Prompt(TextArea):
@@ -99,7 +102,12 @@ class Prompt(TextArea):
         self._past.remember([read_attached(printable(text)).typed for text in texts])
 
     def hint(self, text: str) -> None:
-        """Says something below the box until the text in it changes."""
+        """Says something below the box until the text in it changes; what is too long for that, a while above
+        it.
+        """
+        if cell_len(text) > self.outer_size.width - _CORNERS:
+            self.app.notify(text, timeout=_SECONDS_OF_A_LONG_HINT, markup=False)
+            return
         self.border_subtitle = text
         self._hinted = self.text
 

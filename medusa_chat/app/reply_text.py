@@ -1,14 +1,16 @@
-"""A reply's Markdown on the screen: cheap to lengthen, however long it is."""
+"""A reply's text on the screen: cheap to lengthen, however long it is and however it is seen."""
 
 from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
 
 from textual.app import ComposeResult
 from textual.widgets import Static
 
+from medusa_chat.app.conversation import Piece
 from medusa_chat.app.parts import Part, Parts
-from medusa_chat.app.safe_markdown import SafeMarkdown
+from medusa_chat.app.safe_markdown import SafeMarkdown, View
 from medusa_chat.app.stack import Stack
-from medusa_chat.printable import printable
 
 _PARTS_A_SHELF = 12
 _MOST_SHELVES = 12
@@ -30,11 +32,11 @@ class Shelf(Stack):
     def is_full_without(self, part: Part) -> bool:
         return part not in self.views and len(self.views) >= _PARTS_A_SHELF
 
-    def show(self, part: Part) -> None:
+    def show(self, part: Part, seen_as: View) -> None:
         """Shows the part as it is now, below the others where it is new."""
         view = self.views.get(part)
         if view is None:
-            view = self.views[part] = SafeMarkdown()
+            view = self.views[part] = SafeMarkdown(seen_as)
             if self.is_attached:
                 self.mount(view)
         view.show(part)
@@ -46,14 +48,15 @@ class ReplyText(Stack):
     Of megabytes only the end stays on the screen.
     """
 
-    def __init__(self, text: str = "") -> None:
+    def __init__(self, pieces: Sequence[Piece] = ()) -> None:
         super().__init__()
+        self._view: View = "rendered"
         self._parts = Parts()
         self._shelves: list[Shelf] = []
         self._too_long = Static(_TOO_LONG, classes="too-long", markup=False)
         self._too_long.display = False
         self._waiting: list[Part] = []
-        self.feed(text)
+        self.feed(pieces)
 
     def compose(self) -> ComposeResult:
         yield self._too_long
@@ -64,10 +67,19 @@ class ReplyText(Stack):
         """The Markdown that is on the screen."""
         return "".join(view.source for shelf in self._shelves for view in shelf.views.values())
 
-    def feed(self, text: str) -> None:
+    def show_as(self, view: View) -> None:
+        """Shows all of it otherwise."""
+        if view != self._view:
+            self._view = view
+            self.set_class(view != "rendered", "-letters")
+            for shelf in self._shelves:
+                for part in shelf.views.values():
+                    part.show_as(view)
+
+    def feed(self, pieces: Iterable[Piece]) -> None:
         """Appends to the reply. Much at once is shown bit by bit."""
         is_showing = bool(self._waiting)
-        parts = list(dict.fromkeys((*self._waiting, *self._parts.grow(printable(text)))))
+        parts = list(dict.fromkeys((*self._waiting, *self._parts.grow(pieces))))
         if len(parts) > _MOST_PARTS:
             self._too_long.display = True
             self._drop_shelves(len(self._shelves))  # none of their parts would stay
@@ -96,7 +108,7 @@ class ReplyText(Stack):
         for part in parts:
             if not self._shelves or self._shelves[-1].is_full_without(part):
                 self._add_shelf()
-            self._shelves[-1].show(part)
+            self._shelves[-1].show(part, self._view)
 
     def _add_shelf(self) -> None:
         shelf = Shelf()

@@ -17,8 +17,9 @@ from textual.screen import ModalScreen
 from textual.suggester import SuggestFromList
 from textual.widgets import Input, Static
 
+from medusa_chat.app.dial import Dial, Setup
 from medusa_chat.app.dial_row import DialRow
-from medusa_chat.app.dials import Dial, Dials, Setup
+from medusa_chat.app.dials import Dials
 from medusa_chat.app.scales import Text
 from medusa_chat.app.text_screen import TextScreen
 from medusa_chat.errors import MedusaError, UsageError

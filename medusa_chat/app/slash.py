@@ -87,7 +87,7 @@ class SlashCommands:
     def command_copy(self, number: str) -> None:
         reply = self._last("assistant")
         if not number:
-            self._talk.post_message(TurnList.CopyWanted(reply.content, "reply"))
+            self._talk.post_message(TurnList.CopyWanted(reply.content, "the reply"))
             return
         blocks = code_blocks(reply.content)
         if not number.isdecimal() or not 1 <= int(number) <= len(blocks):
@@ -102,6 +102,9 @@ class SlashCommands:
     def command_colours(self, _: str) -> None:
         self._talk.action_origins()
 
+    def command_panel(self, _: str) -> None:
+        self._app.panel.toggle()
+
     def command_race(self, _: str) -> None:
         self._talk.action_race()
 
@@ -115,10 +118,12 @@ class SlashCommands:
         self._app.sidebar.search_for(text)
 
     async def command_rename(self, title: str) -> None:
-        if not title:
-            raise UsageError("/rename takes a title.")
-        await asyncio.to_thread(self._history.rename, self._stored_id(), title)
-        self._app.sidebar.refresh_rows()
+        conversation_id = self._stored_id()
+        if title:
+            await asyncio.to_thread(self._history.rename, conversation_id, title)
+            self._app.sidebar.refresh_rows()
+        else:
+            self._app.sidebar.rename(await asyncio.to_thread(self._history.conversation, conversation_id))
 
     async def command_export(self, target: str) -> None:
         await self._talk.save()

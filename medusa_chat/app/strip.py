@@ -7,7 +7,7 @@ from textual.widgets import Static
 
 from medusa_chat.app import figures
 from medusa_chat.app.meter import ReplyMeter
-from medusa_chat.records import SamplingOptions
+from medusa_chat.records import EngineInfo, SamplingOptions
 
 
 class StatusStrip(Static):
@@ -16,11 +16,12 @@ class StatusStrip(Static):
     def __init__(self) -> None:
         super().__init__(markup=False)
 
-    def show(self, meter: ReplyMeter, options: SamplingOptions) -> None:
+    def show(self, meter: ReplyMeter, options: SamplingOptions, info: EngineInfo | None) -> None:
         parts = [
             f"{figures.number(meter.figures.tokens_per_second)} tok/s",
-            f"{figures.number(meter.figures.tokens_per_step, 2)} tok/step",
+            f"{figures.number(meter.figures.tokens_per_step, 2)}/step",
             f"{figures.speedup(meter)} speed-up",
+            f"context {figures.context_used(meter, info)}",
             f"T {options.temperature:.2g}",
             f"drafting {'on' if options.drafting else 'off'}",
         ]

@@ -7,6 +7,7 @@ from typing import ClassVar
 
 from textual import on
 from textual.binding import BindingType
+from textual.reactive import var
 
 from medusa_chat.app import keys
 from medusa_chat.app.attachments import attach, read_attached
@@ -25,7 +26,11 @@ class Talk(Exchange):
 
     BINDINGS: ClassVar[list[BindingType]] = [*bindings(keys.TALK), *bindings(keys.CHAT, priority=True)]
 
-    _edited: Turn | None = None
+    _edited: var[Turn | None] = var(None, bindings=True)
+
+    def check_action(self, action: str, parameters: tuple[object, ...]) -> bool | None:
+        """Esc is in the footer while there is something to stop, or an edit to leave."""
+        return action != "stop" or self.is_answering or self._edited is not None
 
     # Sent
 
@@ -60,7 +65,7 @@ class Talk(Exchange):
         if info is None:
             return None
         makes_room = self.options.context == "drop-oldest"
-        return info.context_length - (0 if makes_room else self.meter.context_tokens)
+        return info.context_length - (0 if makes_room else (self.meter.context_tokens or 0))
 
     async def _ask(self, content: str) -> None:
         await self._leave_edit(asked=True)
@@ -115,7 +120,7 @@ class Talk(Exchange):
             self._edited = event.turn
             self.prompt.text = read_attached(event.turn.content).typed
             self.prompt.move_cursor(self.prompt.document.end)
-            self.prompt.focus()
+            self.screen.set_focus(self.prompt)
             self.prompt.hint("Enter asks from here anew, Esc leaves it as it was")
 
     async def _enter(self, conversation: Conversation, message_id: int | None) -> None:
@@ -152,10 +157,6 @@ class Talk(Exchange):
 
     def action_select_message(self) -> None:
         self.chat.turns.select_last()
-
-    @on(TurnList.Left)
-    def go_to_prompt(self) -> None:
-        self.prompt.focus()
 
     def action_origins(self) -> None:
         """Colours replies by whose guess each token was, or no longer."""

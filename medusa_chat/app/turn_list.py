@@ -30,7 +30,9 @@ class TurnList(Stack):
             Binding(str(n), f"copy_code({n})", "Copy code", key_display="1–9", show=n == 1)
             for n in range(1, 10)
         ),
-        *bindings(keys.MESSAGES[1:]),
+        *bindings(keys.MESSAGES[1:-1]),
+        # What is typed after it is for the prompt, however fast.
+        *bindings(keys.MESSAGES[-1:], priority=True),
         Binding("left", "other(-1)", "Other", key_display="← →"),
         Binding("right", "other(1)", show=False),
     ]
@@ -65,9 +67,6 @@ class TurnList(Stack):
             self.turn = turn
             self.direction = direction
 
-    class Left(Message):
-        """Back to the prompt."""
-
     @property
     def messages(self) -> list[MessageWidget]:
         """Those that are mounted."""
@@ -94,7 +93,7 @@ class TurnList(Stack):
         """Gives the last message the keys; False where there is none."""
         messages = self.messages
         if messages:
-            messages[-1].focus()
+            self._select(messages[-1])
         return bool(messages)
 
     def action_select(self, step: int) -> None:
@@ -104,13 +103,17 @@ class TurnList(Stack):
             return
         place = messages.index(self.selected) + step
         if place >= len(messages):
-            self.post_message(self.Left())
+            self.action_leave()
         elif place >= 0:
-            messages[place].focus()
+            self._select(messages[place])
+
+    def _select(self, message: MessageWidget) -> None:
+        # At once: a widget's own focus() would let keys go astray that are typed after it.
+        self.screen.set_focus(message)
 
     def action_copy(self) -> None:
         if (turn := self._selected_turn) is not None:
-            self.post_message(self.CopyWanted(turn.content, "message"))
+            self.post_message(self.CopyWanted(turn.content, "the message"))
 
     def action_copy_code(self, number: int) -> None:
         """The block of code of this number, from 1."""
@@ -140,7 +143,8 @@ class TurnList(Stack):
             self.selected.toggle_fold()
 
     def action_leave(self) -> None:
-        self.post_message(self.Left())
+        """Back to the prompt."""
+        self.screen.focus_next("Prompt")
 
     @property
     def _selected_turn(self) -> Turn | None:

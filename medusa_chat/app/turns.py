@@ -2,22 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from collections.abc import Sequence
 
 from textual.app import ComposeResult
 from textual.content import Content
 from textual.widgets import Static
 
 from medusa_chat.app.attachments import display_text
-from medusa_chat.app.conversation import Turn
-from medusa_chat.app.origins import coloured, legend
+from medusa_chat.app.conversation import Piece, Turn
+from medusa_chat.app.origins import legend, letters_by_origin
 from medusa_chat.app.reply_text import ReplyText
+from medusa_chat.app.safe_markdown import View
 from medusa_chat.app.stack import Stack
 from medusa_chat.printable import printable
 
 _LINES_SHOWN_FOLDED = 6
 _LINES_UNFOLDED_AT_FIRST = 40  # of a message; a pasted log would push its answer off the screen
-View = Literal["rendered", "raw", "origins"]
 
 
 class Notice(Static):
@@ -64,8 +64,16 @@ class UserTurn(Static):
         self.update(Content.assemble(text, (note, "$foreground 45%")))
 
 
+class Caption(Static):
+    """The line below a reply, or two in a narrow terminal: lays out only where their number changes."""
+
+    def show(self, content: Content) -> None:
+        rows = content.get_height({}, self.size.width or 1)
+        self.update(content, layout=rows != self.size.height)
+
+
 class AssistantTurn(Stack):
-    """A reply: Markdown that grows while it streams, and a caption below.
+    """A reply that grows while it streams, and a caption below.
 
     turn: what it shows; None until the first text arrives. is_settled: it doesn't change any more.
     """
@@ -80,14 +88,14 @@ class AssistantTurn(Stack):
         self.is_settled = turn is not None
         self._place = place
         self._view: View = "rendered"
-        self._text = ReplyText(turn.content if turn else "")
-        self._letters = Static(markup=False, classes="letters")
+        pieces = turn.all_pieces if turn else []
+        self._text = ReplyText(pieces)
+        self._by_origin = letters_by_origin(pieces)
         self._ending = caption
-        self._caption = Static(self._caption_line(), markup=False, classes="caption")
+        self._caption = Caption(self._caption_line(), markup=False, classes="caption")
 
     def compose(self) -> ComposeResult:
         yield self._text
-        yield self._letters
         yield self._caption
 
     @property
@@ -95,58 +103,57 @@ class AssistantTurn(Stack):
         """It is one of several answers."""
         return bool(self._place)
 
-    def feed(self, text: str) -> None:
+    def feed(self, pieces: Sequence[Piece]) -> None:
         """Appends to the reply."""
-        self._text.feed(text)
-        self._show_letters()
+        was_coloured = self._is_coloured
+        self._by_origin += letters_by_origin(pieces)
+        if self._is_coloured and not was_coloured:
+            self._show()
+        self._text.feed(pieces)
+        if self._is_coloured:
+            self._caption.show(self._caption_line())
 
     def finish(self, caption: str) -> None:
         """The whole reply has been fed."""
-        self._show_letters()
         self.show_caption(caption)
         self.is_settled = True
         self.call_after_refresh(self._text.lay_out_end)
 
     def show_caption(self, caption: str) -> None:
         self._ending = caption
-        self._caption.update(self._caption_line())
+        self._caption.show(self._caption_line())
 
     def show_place(self, place: str) -> None:
         """Where the reply stands among its alternatives, once it is one of them."""
         self._place = place
-        self._caption.update(self._caption_line())
+        self._caption.show(self._caption_line())
 
     def toggle_fold(self) -> None:
         """Shows the first lines only, or all of it."""
         self.toggle_class("-folded")
-        self._caption.update(self._caption_line())
+        self._caption.show(self._caption_line())
 
     def toggle_raw(self) -> None:
         """Shows the Markdown as it was written, or rendered."""
         self.show_as("rendered" if self._view == "raw" else "raw")
 
     def show_as(self, view: View) -> None:
-        """rendered: Markdown. raw: as it was written. origins: that, coloured by whose guess each token was,
-        for replies of this session.
-        """
+        """Shows it otherwise. Of a reply of an earlier session the origins are forgotten."""
         self._view = view
-        self._show_letters()
-        self._caption.update(self._caption_line())
+        self._show()
 
-    def _show_letters(self) -> None:
-        """In place of the Markdown, where another view is wanted and there is something to see in it."""
-        turn = self.turn
-        is_shown = turn is not None and (
-            self._view == "raw" or (self._view == "origins" and bool(turn.pieces))
-        )
-        self.set_class(is_shown, "-letters")
-        if is_shown and turn is not None:
-            raw = Content(printable(turn.content))
-            self._letters.update(coloured(turn.pieces) if self._view == "origins" else raw)
+    @property
+    def _is_coloured(self) -> bool:
+        return self._view == "origins" and bool(self._by_origin)
+
+    def _show(self) -> None:
+        is_rendered = self._view == "origins" and not self._is_coloured
+        self._text.show_as("rendered" if is_rendered else self._view)
+        self._caption.show(self._caption_line())
 
     def _caption_line(self) -> Content:
-        if self._view == "origins" and self.turn is not None and self.turn.pieces:
-            return legend(self.turn.pieces)
+        if self._is_coloured:
+            return legend(self._by_origin)
         parts = ["… folded"] if self.has_class("-folded") else []
         parts += [f"‹ {self._place} ›"] if self._place else []
         parts += [self._ending] if self._ending else []

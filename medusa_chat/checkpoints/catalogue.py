@@ -13,7 +13,7 @@ from medusa_chat.footprint import HALF, kv_bytes_of
 from medusa_chat.machine import Memory
 from medusa_chat.memory_plan import is_comfortable, longest_fitting, plan_memory
 from medusa_chat.model_sizes import HeadSizes, ModelSizes, sizes_about, sizes_of
-from medusa_chat.records import Quantization
+from medusa_chat.records import KVPrecision, Quantization
 from medusa_chat.registry import HubSource, ModelSpec, load_registry, resolve
 
 HeadsState = Literal["none", "shipped", "own", "here", "hub", "missing"]
@@ -25,7 +25,7 @@ _TOLD_CONTEXT = 4096  # tokens with which the memory that a model needs is told
 class Entry:
     """model: what to load it by. plan: of the pull that it needs, if any. bytes_on_disk: of the base model.
     heads_bytes, num_weights: in memory, as far as known. sizes: as headers tell, or what is known without
-    them; None where the number of weights isn't.
+    them; None where the number of weights isn't. kv_cache: how its context would be held.
     """
 
     model: str
@@ -36,6 +36,7 @@ class Entry:
     heads_bytes: int
     num_weights: int | None
     sizes: ModelSizes | None
+    kv_cache: KVPrecision
 
     @property
     def context(self) -> int:
@@ -46,7 +47,8 @@ class Entry:
         """About what all of it takes there with a context; None where the number of weights isn't known."""
         if self.sizes is None:
             return None
-        return plan_memory(self.sizes, self._heads(), quantization, memory, self.context).total
+        heads = self._heads()
+        return plan_memory(self.sizes, heads, quantization, memory, self.context, self.kv_cache).total
 
     def longest_context(self, quantization: Quantization, memory: Memory, freed: int = 0) -> int | None:
         """Tokens that it would be loaded with: its own, or what fits; None where too few fit to be of use, or
@@ -55,7 +57,7 @@ class Entry:
         if self.sizes is None:
             return None
         room = min(memory.free + freed, memory.total)
-        plan = longest_fitting(self.sizes, self._heads(), quantization, memory, room)
+        plan = longest_fitting(self.sizes, self._heads(), quantization, memory, room, self.kv_cache)
         return plan.context_length if plan is not None and is_comfortable(plan, self.sizes) else None
 
     def fitting(self, memory: Memory, freed: int = 0) -> tuple[Quantization, ...] | None:
@@ -69,17 +71,17 @@ class Entry:
         return HeadSizes(layers=0, lm_heads=self.heads_bytes // HALF)
 
 
-def read_catalogue() -> tuple[Entry, ...]:
+def read_catalogue(kv_cache: KVPrecision = "full") -> tuple[Entry, ...]:
     """Of all models known by name. Raises UsageError for a malformed models.toml of the user's."""
-    return tuple(describe(name, spec) for name, spec in load_registry().items())
+    return tuple(describe(name, spec, kv_cache) for name, spec in load_registry().items())
 
 
-def find_entry(model: str) -> Entry:
+def find_entry(model: str, kv_cache: KVPrecision = "full") -> Entry:
     """Of a name, a folder or OWNER/NAME on the hub. Raises ModelNotFound."""
-    return describe(model, resolve(model))
+    return describe(model, resolve(model), kv_cache)
 
 
-def describe(model: str, spec: ModelSpec) -> Entry:
+def describe(model: str, spec: ModelSpec, kv_cache: KVPrecision) -> Entry:
     """Reads headers on the disk and no weights; asks nobody."""
     place = spec.heads_place
     on_disk = checkpoints.local_bytes(spec)
@@ -93,6 +95,7 @@ def describe(model: str, spec: ModelSpec) -> Entry:
         heads_bytes=spec.heads_bytes or _bytes_of_heads(place),
         num_weights=num_weights,
         sizes=None if num_weights is None else _sizes(spec, num_weights),
+        kv_cache=kv_cache,
     )
 
 

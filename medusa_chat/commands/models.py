@@ -37,7 +37,7 @@ def models(as_json: JsonOption = False, prune: PruneOption = False) -> None:
 
     settings = load_settings()
     memory = find_memory(settings.device, settings.dtype)
-    rows = [_describe(entry, memory) for entry in read_catalogue()]
+    rows = [_describe(entry, memory) for entry in read_catalogue(settings.kv_cache)]
     if as_json:
         print(json.dumps(rows, indent=2))
     else:

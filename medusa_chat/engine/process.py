@@ -45,7 +45,7 @@ class Engine(Protocol):
 
     def reply(
         self, messages: Sequence[Message], options: SamplingOptions
-    ) -> AsyncIterator[ReplyStarted | Chunk]: ...
+    ) -> AsyncIterator[ReplyStarted | Chunk | EngineInfo]: ...
 
     def set_options(self, options: SamplingOptions) -> None: ...
 
@@ -81,8 +81,9 @@ class EngineProcess:
 
     async def reply(
         self, messages: Sequence[Message], options: SamplingOptions
-    ) -> AsyncIterator[ReplyStarted | Chunk]:
-        """Yields ReplyStarted, then Chunks; the last one carries a finish_reason.
+    ) -> AsyncIterator[ReplyStarted | Chunk | EngineInfo]:
+        """Yields ReplyStarted, then Chunks; the last one carries a finish_reason. Where memory runs out, an
+        EngineInfo says what there is room for from now on.
 
         Raises the MedusaError the child raised, or EngineCrashed.
         """
@@ -93,6 +94,8 @@ class EngineProcess:
                     yield started
                 case wire.Chunked(chunk):
                     yield chunk
+                case wire.Loaded(info):
+                    yield info
                 case wire.Finished():
                     return
 

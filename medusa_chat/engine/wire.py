@@ -31,7 +31,9 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Reply:
-    """Answer these messages. Answered by Started, Chunked…, Finished; or Failed."""
+    """Answer these messages. Answered by Started, Chunked…, Finished; or Failed, with a Loaded before it
+    where memory ran out and what is loaded has less room now.
+    """
 
     messages: tuple[Message, ...]
     options: SamplingOptions

@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, Protocol
 
 from medusa_chat.engine import wire
-from medusa_chat.errors import MedusaError
+from medusa_chat.errors import MedusaError, OutOfMemory
 from medusa_chat.records import (
     Chunk,
     EngineInfo,
@@ -135,8 +135,12 @@ class Worker:
     def _reply(self, messages: Sequence[Message]) -> None:
         if self._session is None:
             raise MedusaError("No model is loaded.")
-        for item in self._session.reply(messages):
-            self._send(wire.Started(item) if isinstance(item, ReplyStarted) else wire.Chunked(item))
+        try:
+            for item in self._session.reply(messages):
+                self._send(wire.Started(item) if isinstance(item, ReplyStarted) else wire.Chunked(item))
+        except OutOfMemory:
+            self._send(wire.Loaded(self._session.info))  # its context may be shorter now
+            raise
         self._send(wire.Finished())
 
     def _send(self, event: wire.Event) -> None:

@@ -104,7 +104,7 @@ def open_chat(home: Path, monkeypatch: pytest.MonkeyPatch) -> OpenChat:
             to_fetch,
         )
         try:
-            async with app.run_test(size=size) as pilot:
+            async with app.run_test(size=size, notifications=True) as pilot:
                 chat = Chat(app, pilot, history, engine)
                 if wait:
                     await chat.ready()

@@ -158,6 +158,21 @@ async def test_message_sent_while_loading_is_answered_when_loaded(
         assert chat.replies == ["roles: user=roles"]
 
 
+async def test_a_question_waits_for_the_model_no_longer_than_it_does(
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    held = tmp_path / "held"
+    held.touch()
+    monkeypatch.setenv("SCRIPTED_HELD", str(held))
+    monkeypatch.setenv("SCRIPTED_STEP_SECONDS", "1")
+    async with open_chat(wait=False) as chat:
+        await chat.send("hello")
+        await chat.until(lambda: chat.captions == ["waiting for the model …"])
+        held.unlink()
+        await chat.until(lambda: chat.captions == ["…"])
+        assert chat.app.is_answering
+
+
 async def test_paste_of_many_lines_fills_the_box_and_sends_nothing(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
         chat.app.prompt.post_message(events.Paste("one\r\ntwo\rthree\x1b[31m\n\nfour"))
@@ -202,6 +217,19 @@ async def test_too_long_a_message_is_told_and_not_sent_again(open_chat: OpenChat
         assert chat.replies == ["roles: user=roles"]
 
 
+async def test_a_context_that_memory_has_shortened_is_shown_so(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        await chat.send("no-memory")
+        await chat.answered()
+        assert "/ 1,024" in chat.panel()
+        assert chat.replies == ["These words arrived. "]
+        assert any("The context is 1,024 tokens from now on." in notice for notice in chat.notices)
+        assert "broken off" in chat.captions[-1]
+        await chat.send("and now")
+        await chat.answered()
+        assert "/ 1,024" in chat.panel()
+
+
 async def test_left_out_messages_are_told(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
         await chat.send("dropped")
@@ -236,6 +264,30 @@ async def test_continue_with_a_long_conversation_shows_its_end_and_sends_it_all(
         await chat.send("roles")
         await chat.answered()
         assert chat.replies[-1].startswith("roles: user=question 0, assistant=answer 0, user=question 1")
+
+
+async def test_a_reply_that_grows_by_lines_moves_nothing_for_who_has_scrolled_up(
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("SCRIPTED_STEP_SECONDS", "0.05")
+    async with open_chat(size=(80, 16)) as chat:
+        await chat.send("hello")
+        await chat.until(lambda: chat.view.max_scroll_y > 4)
+        chat.view.scroll_to(y=chat.view.max_scroll_y - 3, animate=False)
+        await chat.settle()
+
+        def top() -> list[str]:
+            return [line[:70].rstrip() for line in chat.screen().splitlines()[:5]]  # without the scrollbar
+
+        seen, length = top(), len(chat.replies[0])
+        while chat.app.is_answering:
+            await chat.settle()
+            assert top() == seen
+        await chat.settle()
+        assert top() == seen
+        assert len(chat.replies[0]) > length
+        chat.view.scroll_end(animate=False)
+        await chat.until(lambda: "Same words, fewer steps." in chat.screen())
 
 
 async def test_long_chat_keeps_its_end_on_the_screen_and_all_of_it_in_mind(

@@ -43,7 +43,7 @@ async def test_a_clipboard_that_holds_the_text(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, sent: list[str]
 ) -> None:
     have(TAKES, tmp_path, monkeypatch)
-    assert await copy("naïve\n`code`\n", "message", sent.append) == "Copied the message, 13 characters"
+    assert await copy("naïve\n`code`\n", "the message", sent.append) == "Copied the message, 13 characters"
     assert (tmp_path / "clipboard").read_text() == "naïve\n`code`\n"
     assert not sent
 
@@ -55,7 +55,7 @@ async def test_one_that_does_not_is_not_called_copied(
     have(programs, tmp_path, monkeypatch)
     sentence = await copy("text", "block 1", sent.append)
     file = paths.data_dir() / "copied.md"
-    assert sentence == f"Sent the block 1 to the terminal, which may not take it; it is also in {file}"
+    assert sentence == f"Sent block 1 to the terminal, which may not take it; it is also in {file}"
     assert sent == ["text"]
     assert file.read_text() == "text"
 
@@ -65,7 +65,7 @@ async def test_over_ssh_the_other_machines_clipboard_is_left_alone(
 ) -> None:
     have(TAKES, tmp_path, monkeypatch)
     monkeypatch.setenv("SSH_TTY", "/dev/pts/1")
-    assert "may not take it" in await copy("text", "message", sent.append)
+    assert "may not take it" in await copy("text", "the message", sent.append)
     assert not (tmp_path / "clipboard").exists()
 
 
@@ -75,6 +75,6 @@ async def test_without_a_folder_to_write_to_the_file_is_not_claimed(
     have(FAILS, tmp_path, monkeypatch)
     home.write_text("a file in place of the folder")
     assert (
-        await copy("text", "message", sent.append)
+        await copy("text", "the message", sent.append)
         == "Sent the message to the terminal, which may not take it"
     )

@@ -10,7 +10,7 @@ import pytest
 from textual.widgets import Input
 
 from medusa_chat import paths
-from medusa_chat.app import sidebar
+from medusa_chat.app import conversation_list, sidebar
 from medusa_chat.app.ages import age
 from medusa_chat.app.turns import AssistantTurn, UserTurn
 from medusa_chat.history import History
@@ -229,6 +229,35 @@ async def test_delete_of_the_open_conversation_in_mid_reply_and_undo(
         assert "word5 " in chat.replies[0]
 
 
+@pytest.mark.parametrize("size", [WIDE, (80, 24)])
+async def test_keys_are_for_the_conversation_in_the_chat_until_another_is_chosen(
+    size: tuple[int, int], open_chat: OpenChat, tales: History
+) -> None:
+    async with open_chat(size=size, history=tales) as chat:
+        await chat.press("ctrl+o")
+        await listed(chat, "Plan", "What", "Why")
+        await chat.press("end", "escape")
+        await chat.send("hello")
+        await chat.answered()
+        await chat.until(lambda: chat.app.sidebar._open_id == 4)
+        await chat.press("ctrl+o")
+        await listed(chat, "Hello", "Plan", "What", "Why")
+        assert chat.app.sidebar.titles.highlighted == 0
+        await chat.press("p")
+        await listed(chat, "★ Hello", "Plan", "What", "Why")
+
+
+async def test_what_came_back_is_under_the_highlight(open_chat: OpenChat, tales: History) -> None:
+    async with open_chat(history=tales) as chat:
+        await chat.press("ctrl+o")
+        await listed(chat, "Plan", "What", "Why")
+        await chat.press("down", "d")
+        await listed(chat, "Plan", "Why")
+        await chat.press("up", "u")
+        await listed(chat, "Plan", "What", "Why")
+        assert chat.app.sidebar.titles.highlighted == 1
+
+
 async def test_export_writes_beside_what_is_there(
     open_chat: OpenChat, tales: History, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -269,8 +298,14 @@ async def test_commands_for_the_open_conversation(
         await chat.answered()
         await chat.send("/rename The roles")
         await chat.until(lambda: chat.history.list()[0].title == "The roles")
+        await chat.send("/rename")
+        await chat.until(lambda: "Enter keeps it" in chat.screen())
+        assert chat.app.screen.query_one(Input).value == "The roles"
+        chat.app.screen.query_one(Input).value = "The two roles"
+        await chat.press("enter")
+        await chat.until(lambda: chat.history.list()[0].title == "The two roles")
         await chat.send("/export")
-        await chat.until(lambda: (tmp_path / "the-roles.md").exists())
+        await chat.until(lambda: (tmp_path / "the-two-roles.md").exists())
         await chat.send("/export own.json")
         await chat.until(lambda: (tmp_path / "own.json").exists())
         await chat.send("/export own.json")
@@ -308,7 +343,7 @@ async def test_conversation_deleted_elsewhere_is_kept_by_who_still_talks_in_it(
 async def test_more_is_listed_at_the_end_of_the_list(
     open_chat: OpenChat, tales: History, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(sidebar, "_ROWS_AT_ONCE", 2)
+    monkeypatch.setattr(conversation_list, "_ROWS_AT_ONCE", 2)
     async with open_chat(history=tales) as chat:
         chat.app.sidebar._num_wanted = 2
         await chat.press("ctrl+o")

@@ -8,7 +8,8 @@ from typing import Any
 
 import pytest
 
-from medusa_chat.app.dials import Dials, Setup
+from medusa_chat.app.dial import Setup
+from medusa_chat.app.dials import Dials
 from medusa_chat.app.presets import PRESETS, apply_preset, preset_in_force
 from medusa_chat.app.stored_options import options_from_json, options_to_json
 from medusa_chat.errors import UsageError

@@ -22,7 +22,7 @@ def _lines(source: str, width: int = 60) -> list[str]:
 def _parts(text: str, step: int) -> list[Part]:
     parts = Parts()
     pieces = [text[start : start + step] for start in range(0, len(text), step)]
-    return list(dict.fromkeys(part for piece in pieces for part in parts.grow(piece)))
+    return list(dict.fromkeys(part for piece in pieces for part in parts.grow([(piece, None)])))
 
 
 @pytest.mark.parametrize("text", [CODE, TABLE, ITEMS, PARAGRAPHS, ENDLESS_LINE, MARKDOWN, "\n" * 500])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from medusa_chat import paths
 from medusa_chat.app import clipboard
 from medusa_chat.app.turns import AssistantTurn, UserTurn
 from medusa_chat.history import History
@@ -134,16 +135,42 @@ async def test_a_message_and_a_block_of_code_are_copied(
     async with open_chat() as chat:
         await ask(chat, "hello")
         await chat.press("ctrl+up", "1")
-        await chat.until(lambda: "Sent the block 1" in str(chat.app.prompt.border_subtitle))
+        await chat.until(lambda: "Sent block 1" in chat.screen())
         assert chat.app.clipboard.startswith("def accept(path, base):")
         assert chat.app.clipboard.endswith("if base(token)]")
         await chat.press("c")
-        await chat.until(lambda: "Sent the message" in str(chat.app.prompt.border_subtitle))
+        await chat.until(lambda: "Sent the message" in chat.screen())
         assert chat.app.clipboard.startswith("# Tree drafting")
         await chat.press("up", "c")
         await chat.until(lambda: chat.app.clipboard == "hello")
         await chat.press("escape")
         assert chat.app.prompt.has_focus
+
+
+async def test_where_a_copy_is_is_said_also_where_it_is_too_long_for_the_box(
+    open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(clipboard, "_copy_checked", lambda text: False)
+    async with open_chat(size=(80, 30)) as chat:
+        await ask(chat, "hello")
+        await chat.press("ctrl+up", "1")
+        file = paths.data_dir() / "copied.md"
+        await chat.until(lambda: "Sent block 1 to the terminal" in chat.screen())
+        shown = chat.screen()
+        assert file.name in shown
+        await chat.until(lambda: file.read_text().startswith("def accept"))
+
+
+async def test_keys_in_haste_are_for_the_message_they_were_meant_for(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        await ask(chat, "hello")
+        for key in ("ctrl+up", "up", "e"):
+            chat.app.simulate_key(key)
+        await chat.until(lambda: chat.app.prompt.text == "hello")
+        await chat.press("escape")
+        for key in ("ctrl+up", "escape", "c", "v"):
+            chat.app.simulate_key(key)
+        await chat.until(lambda: chat.app.prompt.text == "cv")
 
 
 async def test_raw_markdown_and_folding(open_chat: OpenChat) -> None:

@@ -126,6 +126,18 @@ async def test_what_the_loaded_model_holds_is_free_for_another() -> None:
         assert row_of(visit, "vicuna-7b").split()[-1] == "whole"
 
 
+async def test_memory_is_planned_with_the_kv_cache_that_the_user_has() -> None:
+    request = LoadRequest(DEFAULT, kv_cache="8bit")
+    async with visited() as visit:
+        await visit.open(request, held=1_000_000_000)
+        assert row_of(visit, "vicuna-13b").split()[-1] == "8-bit"
+        await visit.type("13b")
+        assert "with 2,048 tokens in 8 bits" in visit.screen()
+    async with visited() as visit:
+        await visit.open(held=1_000_000_000)
+        assert row_of(visit, "vicuna-13b").split()[-1] == "4-bit"
+
+
 async def test_a_row_of_a_model_that_is_here(default_model_here: str) -> None:
     async with visited() as visit:
         await visit.open()

@@ -6,16 +6,19 @@ import asyncio
 import subprocess
 import sys
 from collections import Counter
+from typing import get_args
 
 import pytest
 from textual.widget import Widget
 
 from medusa_chat.app.chat_view import ChatView
+from medusa_chat.app.conversation import Conversation
 from medusa_chat.app.engine_link import EngineLink
 from medusa_chat.app.messages import ReplyEnded, ReplyGrew
 from medusa_chat.app.reply_text import ReplyText
-from medusa_chat.app.safe_markdown import SafeMarkdown
+from medusa_chat.app.safe_markdown import SafeMarkdown, View
 from medusa_chat.app.stack import Stack
+from medusa_chat.app.turns import AssistantTurn
 from medusa_chat.bench.scripted_engine import FLOOD_BYTES
 from medusa_chat.commands.scripted_chat import ENGINE_COMMAND
 from medusa_chat.engine.process import EngineProcess
@@ -31,7 +34,7 @@ async def test_a_line_that_streams_has_no_container_drawn_line_by_line(
     async with open_chat() as chat:
         reply = chat.view.new_reply("")
         await chat.view.show(reply)
-        reply.feed("A paragraph.\n\n" * 30)
+        reply.feed([("A paragraph.\n\n" * 30, None)])
         await chat.until(lambda: chat.view.max_scroll_y > 0)
         drawn: Counter[str] = Counter()
         draw = Widget.render_line
@@ -42,10 +45,31 @@ async def test_a_line_that_streams_has_no_container_drawn_line_by_line(
 
         monkeypatch.setattr(Widget, "render_line", counting)
         bottom = chat.view.max_scroll_y
-        reply.feed("Another.\n\n")
+        reply.feed([("Another.\n\n", None)])
         await chat.until(lambda: chat.view.max_scroll_y > bottom)
         assert drawn["AssistantTurn"] > 0
         assert max(drawn.values()) <= 5  # lines; as many frames, at most
+
+
+@pytest.mark.parametrize("view", get_args(View))
+async def test_a_growth_draws_the_last_part_only(
+    view: View, open_chat: OpenChat, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async with open_chat() as chat:
+        reply = AssistantTurn(Conversation().add("assistant", "Begun. "))
+        await chat.view.show(reply)
+        reply.show_as(view)
+        reply.feed([(f"{number}. paragraph\n\n", 1) for number in range(200)])
+        await chat.until(lambda: "199. paragraph" in chat.screen())
+        drawn: list[SafeMarkdown] = []
+        draw = SafeMarkdown._lines_of
+        monkeypatch.setattr(
+            SafeMarkdown, "_lines_of", lambda part, width: (drawn.append(part), draw(part, width))[1]
+        )
+        reply.feed([("The end.\n", 1)])
+        await chat.until(lambda: "The end." in chat.screen())
+        assert len(reply.query(SafeMarkdown)) > 5
+        assert 1 <= len(set(drawn)) <= 2  # one may be full, and another one begun
 
 
 async def test_much_text_at_once_is_shown_bit_by_bit(
@@ -57,9 +81,9 @@ async def test_much_text_at_once_is_shown_bit_by_bit(
     async with open_chat() as chat:
         reply = chat.view.new_reply("")
         await chat.view.show(reply)
-        reply.feed(_CODE)
+        reply.feed([(_CODE, None)])
         assert len(chat.app.query(SafeMarkdown)) <= 3
-        reply.feed("And then.\n")
+        reply.feed([("And then.\n", None)])
         await chat.until(lambda: chat.replies[-1] == f"{_CODE}And then.\n")
         assert max(numbers[1:]) <= 3  # the first is that of the empty reply
         await chat.until(lambda: "And then." in chat.screen() and "line(1999)" in chat.screen())

@@ -7,16 +7,18 @@ from dataclasses import replace
 import pytest
 from textual.content import Content
 
-from medusa_chat.app import dials, figures
+from medusa_chat.app import dial_table, figures
 from medusa_chat.app.bars import horizontal_bar, sparkline
 from medusa_chat.app.conversation import Conversation
+from medusa_chat.app.dial import Setup
+from medusa_chat.app.dials import Dials
 from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.app.panel import WIDTH, draft_lines, model_lines, speed_lines
 from medusa_chat.records import EngineInfo, LoadRequest, Message, SamplingOptions, StepStats
 
 
 def set_option(options: SamplingOptions, name: str, value: str) -> SamplingOptions:
-    return dials.Dials().set(dials.Setup(options, None, ""), name, value).options
+    return Dials().set(Setup(options, None, ""), name, value).options
 
 
 def test_meter_adds_up_steps_and_leaves_out_the_prefill() -> None:
@@ -194,7 +196,7 @@ def test_no_figure_is_too_wide_for_the_panel() -> None:
 )
 def test_notches(turn: str, before: float, notches: int, after: float) -> None:
     options = set_option(SamplingOptions(), turn.replace("_", "-"), str(before))
-    assert getattr(getattr(dials, f"turn_{turn}")(options, notches), turn) == after
+    assert getattr(getattr(dial_table, f"turn_{turn}")(options, notches), turn) == after
 
 
 def test_exact_values() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 
+from medusa_chat.app.commands import COMMANDS
 from medusa_chat.settings import Settings
 from tests.app.conftest import OpenChat
 
@@ -64,10 +65,86 @@ async def test_narrow_terminal_has_a_strip_instead_of_the_panel(open_chat: OpenC
         await chat.answered()
         screen = chat.screen()
         assert not chat.app.panel.display
-        for fact in ("tok/s", "tok/step", "×", "T 0.2", "drafting on"):
+        for fact in ("tok/s", "/step", "×", "context 5%", "T 0.2", "drafting on"):
             assert fact in screen
         await chat.pilot.resize_terminal(120, 40)
         await chat.until(lambda: "Sampling" in chat.screen())
+
+
+async def test_the_panel_can_be_seen_in_a_narrow_terminal_and_hidden_in_a_wide_one(
+    open_chat: OpenChat,
+) -> None:
+    async with open_chat(size=(99, 24)) as chat:
+        assert "Heads right" not in chat.screen()
+        await chat.send("/panel")
+        await chat.until(lambda: "Heads right" in chat.screen())
+        await chat.send("/panel")
+        await chat.until(lambda: "Heads right" not in chat.screen())
+        await chat.pilot.resize_terminal(100, 24)
+        await chat.until(lambda: "Heads right" in chat.screen())
+        await chat.send("/panel")
+        await chat.until(lambda: "Heads right" not in chat.screen())
+
+
+async def test_what_is_used_of_the_context_is_not_known_before_it_is_counted(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        await chat.send("hello")
+        await chat.answered()
+        assert " – / 2,048" not in chat.panel()
+    async with open_chat(resume=True) as chat:
+        await chat.until(lambda: chat.replies)
+        assert " – / 2,048" in chat.panel()
+
+
+async def test_esc_is_in_the_footer_while_there_is_something_to_stop_or_to_leave(
+    open_chat: OpenChat,
+) -> None:
+    async with open_chat() as chat:
+        await chat.until(lambda: "F1 Help" in chat.screen())
+        assert "Esc Stop" not in chat.screen()
+        await chat.send("endless")
+        await chat.until(lambda: "Esc Stop" in chat.screen())
+        await chat.press("escape")
+        await chat.answered()
+        await chat.until(lambda: "Esc Stop" not in chat.screen())
+        await chat.send("/edit")
+        await chat.until(lambda: "Esc Stop" in chat.screen())
+        await chat.press("escape")
+        await chat.until(lambda: "Esc Stop" not in chat.screen())
+        assert chat.app.prompt.text == ""
+
+
+async def test_the_help_goes_on_below_itself(open_chat: OpenChat) -> None:
+    async with open_chat(size=(60, 60)) as chat:
+        await chat.press("f1")
+        await chat.until(lambda: "plain decoding against" in chat.screen())
+        lines = [line.strip(" │").split("│")[0] for line in chat.screen().splitlines()]
+        (begun,) = (number for number, line in enumerate(lines) if line.startswith("F12 "))
+        assert lines[begun + 1].strip().startswith("side by side")
+        assert chat.screen().splitlines()[begun + 1].index("side by side") > 20
+
+
+async def test_the_palette_does_what_the_commands_do(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        await chat.send("hello")
+        await chat.answered()
+        await chat.press("ctrl+p")
+        await chat.until(lambda: "Search for commands" in chat.screen())
+        await chat.press(*"colours")
+        await chat.until(lambda: "colour replies by who guessed each token" in chat.screen())
+        await chat.press("enter", "enter")
+        await chat.until(lambda: "**verifies**" in chat.screen())
+
+
+async def test_every_command_can_be_chosen_in_the_palette(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        titles = {command.title.lower() for command in chat.app.get_system_commands(chat.app.screen)}
+        assert titles == {command.name for command in COMMANDS} | {"conversations", "theme", "screenshot"}
+        await chat.press("ctrl+s")
+        assert {command.title for command in chat.app.get_system_commands(chat.app.screen)} == {
+            "Theme",
+            "Screenshot",
+        }
 
 
 async def test_long_lines_of_code_are_seen_whole(open_chat: OpenChat) -> None:

@@ -12,8 +12,9 @@ from textual.app import App
 from textual.pilot import Pilot
 from textual.widgets import Input
 
+from medusa_chat.app.dial import Setup
 from medusa_chat.app.dial_row import DialRow
-from medusa_chat.app.dials import Dials, Setup
+from medusa_chat.app.dials import Dials
 from medusa_chat.app.settings_screen import SettingsScreen
 from medusa_chat.records import SamplingOptions
 from medusa_chat.settings import Settings, load_settings

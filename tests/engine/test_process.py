@@ -71,6 +71,19 @@ async def test_refused_reply_leaves_the_engine_usable(engine: EngineProcess) -> 
     assert len([item async for item in engine.reply(_ask("roles"), OPTIONS)]) > 1
 
 
+async def test_what_is_left_when_memory_runs_out_is_told_before_the_error(engine: EngineProcess) -> None:
+    await _load(engine)
+    items = engine.reply(_ask("no-memory"), OPTIONS)
+    assert isinstance(await anext(items), ReplyStarted)
+    assert isinstance(await anext(items), Chunk)
+    info = await anext(items)
+    assert isinstance(info, EngineInfo)
+    assert info.context_length == 1024
+    with pytest.raises(OutOfMemory, match=r"The context is 1,024 tokens"):
+        await anext(items)
+    assert len([item async for item in engine.reply(_ask("roles"), OPTIONS)]) > 1
+
+
 async def test_cancel_ends_the_reply_and_the_next_one_is_whole(engine: EngineProcess) -> None:
     await _load(engine)
     last = None

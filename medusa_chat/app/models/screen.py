@@ -31,8 +31,9 @@ _QUANTIZATIONS: tuple[Quantization, ...] = get_args(Quantization)
 
 @dataclass(frozen=True, slots=True)
 class InUse:
-    """request: the latest one; its quantisation is what the user wants of any model, if set. num_bytes: what
-    it holds of this machine's memory, which another model would get. is_loaded: or is being loaded.
+    """request: the latest one; its quantisation and KV cache are what the user wants of any model, if
+    set. num_bytes: what it holds of this machine's memory, which another model would get. is_loaded: or is
+    being loaded.
     """
 
     request: LoadRequest
@@ -143,7 +144,8 @@ class ModelsScreen(ModalScreen[None]):
     @work(group="read", exclusive=True)
     async def _read(self) -> None:
         try:
-            self.post_message(self.Listed(await asyncio.to_thread(read_catalogue)))
+            kv_cache = self._in_use.request.kv_cache
+            self.post_message(self.Listed(await asyncio.to_thread(read_catalogue, kv_cache)))
         except (MedusaError, OSError) as error:
             self.post_message(self.Failed(str(error)))
 
@@ -155,7 +157,8 @@ class ModelsScreen(ModalScreen[None]):
     @work(group="find", exclusive=True)
     async def _find(self, text: str) -> None:
         try:
-            self.post_message(self.Found(await asyncio.to_thread(find_entry, text)))
+            kv_cache = self._in_use.request.kv_cache
+            self.post_message(self.Found(await asyncio.to_thread(find_entry, text, kv_cache)))
         except (MedusaError, OSError) as error:
             self.post_message(self.Failed(str(error)))
 

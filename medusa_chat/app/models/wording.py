@@ -102,10 +102,13 @@ def _needs(entry: Entry, memory: Memory | None) -> str:
     sizes = {kind: entry.memory_bytes(kind, memory) for kind in WIDEST_FIRST}
     if None in sizes.values():
         return "not known until it is here"
-    with_what = (
-        f"with {entry.context:,} tokens" if entry.sizes and entry.sizes.kv_bytes else "without its context"
-    )
-    return " · ".join(f"{held(kind)} {size(needed)}" for kind, needed in sizes.items()) + f", {with_what}"
+    return " · ".join(f"{held(kind)} {size(needed)}" for kind, needed in sizes.items()) + f", {_room(entry)}"
+
+
+def _room(entry: Entry) -> str:
+    if not (entry.sizes and entry.sizes.kv_bytes):
+        return "without its context"
+    return f"with {entry.context:,} tokens" + (" in 8 bits" if entry.kv_cache == "8bit" else "")
 
 
 def _verdict(entry: Entry, memory: Memory | None, freed: int, quantization: Quantization) -> str:
