@@ -20,18 +20,18 @@ def keep_path(store: torch.Tensor, length: torch.Tensor, path: torch.Tensor) -> 
     capacity, dim = store.shape[-2:]
     block = triton.next_power_of_2(len(path)), triton.next_power_of_2(dim)
     _keep_kernel[(store.numel() // (capacity * dim),)](
-        store, length, path, store.stride(-3), len(path),
+        store, length, path, store.stride(-3) // dim, len(path),
         DIM=dim, BLOCK=block[0], BLOCK_DIM=block[1], num_warps=4,
     )  # fmt: skip
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["part_rows"])
 def _keep_kernel(
-    store_ptr, length_ptr, path_ptr, part_stride, width,
+    store_ptr, length_ptr, path_ptr, part_rows, width,
     DIM: tl.constexpr, BLOCK: tl.constexpr, BLOCK_DIM: tl.constexpr,
 ):  # fmt: skip
     """One program reads all rows of its part of the store before it writes any: they may be the same."""
-    part = store_ptr + tl.program_id(0).to(tl.int64) * part_stride
+    part = store_ptr + tl.program_id(0).to(tl.int64) * part_rows * DIM
     length = tl.load(length_ptr).to(tl.int64)
     at, dim = tl.arange(0, BLOCK), tl.arange(0, BLOCK_DIM)
     cell = (at < width)[:, None] & (dim < DIM)[None, :]

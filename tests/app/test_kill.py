@@ -18,21 +18,19 @@ _SECONDS = 30
 _WORDS_A_SECOND = 85  # of the script "endless"
 
 
-def _stream(terminal: Terminal, seconds: float) -> None:
-    """Until a reply has streamed for so long."""
+def _stream(terminal: Terminal, seconds: float) -> int:
+    """Until a reply has streamed for so long: the number of the last word drawn."""
     terminal.wait_for("Ctrl+O opens", _SECONDS)
     terminal.press("endless\r")
-    terminal.wait_for("word9", _SECONDS)
+    drawn = terminal.read_until("word9", _SECONDS)
     terminal.watch(seconds)
+    drawn += terminal.text.decode(errors="replace")
+    return max(int(number) for number in re.findall(r"word(\d+) ", drawn))
 
 
 def _engine(terminal: Terminal) -> psutil.Process:
     (engine,) = psutil.Process(terminal.process.pid).children()
     return engine
-
-
-def _num_drawn(terminal: Terminal) -> int:
-    return max(int(number) for number in re.findall(rb"word(\d+) ", terminal.text))
 
 
 def _stored_reply() -> tuple[str, bool]:
@@ -61,9 +59,8 @@ def _assert_ends(process: psutil.Process, seconds: float = _SECONDS) -> None:
 @pytest.mark.parametrize("seconds", [0.1, 1.7])
 def test_killed_program_loses_a_second_at_most_and_goes_on(seconds: float) -> None:
     with open_program() as terminal:
-        _stream(terminal, seconds)
+        num_drawn = _stream(terminal, seconds)
         engine = _engine(terminal)
-        num_drawn = _num_drawn(terminal)
         terminal.kill()
     _assert_ends(engine)
     text, is_partial = _stored_reply() if seconds >= 1 else ("", True)
@@ -85,8 +82,7 @@ def test_engine_ends_with_a_program_that_is_killed_while_it_loads() -> None:
 
 def test_killed_engine_is_told_and_started_again() -> None:
     with open_program() as terminal:
-        _stream(terminal, 1.5)
-        num_drawn = _num_drawn(terminal)
+        num_drawn = _stream(terminal, 1.5)
         _engine(terminal).kill()
         terminal.wait_for("broken off", _SECONDS)
         terminal.press("roles\r")
@@ -107,8 +103,7 @@ def test_closed_terminal_and_polite_kill_lose_nothing(how: str, options: tuple[s
             terminal.watch(1.0)
             num_drawn = 0
         else:
-            _stream(terminal, 0.4)
-            num_drawn = _num_drawn(terminal)
+            num_drawn = _stream(terminal, 0.4)
         engine = _engine(terminal)
         if how == "hang up":
             terminal.hang_up()
