@@ -11,6 +11,7 @@ from functools import partial
 
 from medusa_chat.app.app import MedusaApp
 from medusa_chat.app.collecting import collect_when_quiet
+from medusa_chat.app.lasting_writer import outlive_terminals
 from medusa_chat.app.models.fetching import fetch_nothing, to_fetch
 from medusa_chat.app.paste_parser import take_pastes_as_text
 from medusa_chat.app.plain_letters import use_plain_letters
@@ -33,6 +34,7 @@ def run_app(
     """
     use_plain_letters(sys.__stderr__)  # which Textual draws on
     take_pastes_as_text()
+    outlive_terminals()
     return asyncio.run(_run(settings, request, resume, engine_command))
 
 
