@@ -41,4 +41,4 @@ def outlive_terminals() -> None:
     if os.name == "posix":
         from textual.drivers import linux_driver
 
-        linux_driver.WriterThread = LastingWriter  # type: ignore[misc]
+        linux_driver.WriterThread = LastingWriter  # type: ignore[attr-defined]

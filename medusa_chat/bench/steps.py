@@ -20,6 +20,7 @@ from medusa_chat.decoding.proposing import dynamic_candidates
 from medusa_chat.footprint import HALF
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.fastest import fastest
+from medusa_chat.model.giving_back import give_back_unused
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name
 from medusa_chat.records import KVPrecision, LMHeadPrecision, LoadProgress, Quantization, SamplingOptions
@@ -123,7 +124,7 @@ def _prompt_ids(base: BaseModel, num_context: int) -> list[int]:
 
 def _forget_peak(device: torch.device) -> None:
     if device.type == "cuda":
-        torch.cuda.empty_cache()
+        give_back_unused()
         torch.cuda.reset_peak_memory_stats(device)
 
 

@@ -33,6 +33,7 @@ from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.fused import FusedModel
+from medusa_chat.model.giving_back import give_back_unused
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import SamplingOptions
 
@@ -166,7 +167,7 @@ class StepGraphs:
                 self._graphs.clear()
                 self._plans.clear()
                 self._pool = None  # a pool ends with the last of its graphs
-                torch.cuda.empty_cache()  # but its memory would stay taken
+                give_back_unused()  # but its memory would stay taken
             self._store = cache.store
         key = id(plan.candidates), _num_nodes(plan)
         if key not in self._graphs:

@@ -34,9 +34,10 @@ from medusa_chat.errors import OutOfMemory
 from medusa_chat.memory_plan import LEAST_COMFORT, STEP, MemoryPlan
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.fastest import fastest
+from medusa_chat.model.giving_back import give_back_unused
 from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.model.loading import device_name, is_out_of_memory
-from medusa_chat.model.memory import bytes_of_this_process, give_back_unused, parts_taken
+from medusa_chat.model.memory import bytes_of_this_process, parts_taken
 from medusa_chat.records import (
     BASE_ORIGIN,
     BUILT_TREES,

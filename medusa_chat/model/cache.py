@@ -8,6 +8,7 @@ import torch
 
 from medusa_chat.errors import UnsupportedModel
 from medusa_chat.kernels.kv_rows import KVRows
+from medusa_chat.model.giving_back import give_back_unused
 from medusa_chat.records import KVPrecision
 
 _FEWEST_ROWS = 1024  # shown
@@ -109,7 +110,7 @@ class KVCache:
             return  # rows that nobody writes take nothing
         kept, device = self._whole[..., : self.length, :].cpu(), self._whole.device
         self._whole = self._store = None
-        torch.cuda.empty_cache()
+        give_back_unused()
         shape = (*kept.shape[:4], max_length, kept.shape[5])
         self._whole = KVRows.empty(shape, self.dtype, device, self.precision)
         self._whole[..., : self.length, :].copy_(kept)

@@ -9,6 +9,7 @@ from medusa_chat.machine import Memory, gpu_bytes_of_this_process
 from medusa_chat.memory_plan import STARTED
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
+from medusa_chat.model.giving_back import give_back_unused
 from medusa_chat.model.heads import MedusaHeads
 
 
@@ -18,13 +19,6 @@ def free_bytes(device: torch.device) -> int:
         return int(psutil.virtual_memory().available)
     give_back_unused()
     return int(torch.cuda.mem_get_info(device)[0])
-
-
-def give_back_unused() -> None:
-    """To the driver, what torch has kept of a GPU's memory for later: others may use it, and it would count
-    as taken.
-    """
-    torch.cuda.empty_cache()  # nothing, where no GPU is used
 
 
 def memory_of(device: torch.device, dtype: torch.dtype) -> Memory:
