@@ -82,7 +82,7 @@ def test_what_fits_is_widest_first_and_unknown_where_nothing_is_known() -> None:
 
 
 def test_a_cache_in_8_bits_has_more_fit() -> None:
-    card = Memory("cuda", "card", 12_000_000_000, 10_000_000_000, 2)
+    card = Memory("cuda", "card", 12_000_000_000, 9_500_000_000, 2)
     full, halved = find_entry("vicuna-13b-v1.5"), find_entry("vicuna-13b-v1.5", "8bit")
     assert (full.fitting(card), halved.fitting(card)) == ((), ("4bit",))
     assert full.spec.kv_bytes is not None

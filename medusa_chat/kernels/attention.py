@@ -25,6 +25,7 @@ import triton.language as tl
 from medusa_chat.kernels.beside import beside, rejoin
 from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.kernels.rotary import HeadShape
+from medusa_chat.kernels.shared_memory import run_beside_others
 
 MAX_DEPTH = 15  # of a tree; the gathered part must reach from any node to its root
 RUN = 256  # positions taken by one program
@@ -104,6 +105,7 @@ def attention(
     where = placement.length, placement.depths
     sizes = {"HEADS": num_heads, "DIM": dim, "BLOCK_DIM": triton.next_power_of_2(dim)}
     scale_2 = scale * 1.4426950408889634  # powers of two are cheaper than of e
+    run_beside_others(_gathered_kernel.__name__)
     with beside(queries.device):
         # Many small programs: where a warp waits for its few keys others run.
         _gathered_kernel[(num_rows, num_heads)](

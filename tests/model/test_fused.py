@@ -211,4 +211,4 @@ def test_memory_is_given_back_behind_the_step_under_way(tmp_path: Any) -> None:
             torch.cuda._sleep(delay)  # cycles
         return ids
 
-    assert reply(50_000_000) == reply(0)
+    assert reply(10_000_000) == reply(0)
