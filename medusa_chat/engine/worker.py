@@ -10,7 +10,6 @@ import os
 import queue
 import sys
 import threading
-import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from typing import BinaryIO, Protocol
@@ -26,8 +25,6 @@ from medusa_chat.records import (
     ReplyStarted,
     SamplingOptions,
 )
-
-_SECONDS_TOGETHER = 0.04  # chunks that follow within it go together: nobody draws as often
 
 
 class ServableSession(Protocol):
@@ -70,7 +67,6 @@ class Worker:
         self._handing = threading.Lock()
         self._options = SamplingOptions()
         self._cancelled = False
-        self._flushed_chunks = 0.0
 
     def run(self) -> None:
         """Serves until standard input ends."""
@@ -149,12 +145,6 @@ class Worker:
 
     def _send(self, event: wire.Event) -> None:
         self._events.write(wire.encode_event(event))
-        if isinstance(event, wire.Chunked):
-            # Each flush wakes the parent, whom fast steps would do hundreds of times a second.
-            now = time.monotonic()
-            if now - self._flushed_chunks < _SECONDS_TOGETHER:
-                return
-            self._flushed_chunks = now
         self._events.flush()
 
 
