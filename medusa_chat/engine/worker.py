@@ -144,6 +144,8 @@ class Worker:
         self._send(wire.Finished())
 
     def _send(self, event: wire.Event) -> None:
+        # At once: chunks kept for those of the next 40 ms were lost with an engine that was killed, and kept
+        # no more of its speed.
         self._events.write(wire.encode_event(event))
         self._events.flush()
 
