@@ -139,10 +139,7 @@ def _codes_kernel(
     FILLING: tl.constexpr, FIRST: tl.constexpr, SECOND: tl.constexpr, NUM_STAGES: tl.constexpr,
 ):  # fmt: skip
     """4-bit weights: out[split, m, n] = Σ over the split's groups of scale · (table[code] · x)."""
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    split = tl.program_id(1)
-    first_row, end_row, first_output = _rows_of(tl.program_id(2), num_rows, num_outputs, EACH, BLOCK_M)
-    m = first_row + tl.arange(0, BLOCK_M)
+    n, split, m, end_row, first_output = _place(num_rows, num_outputs, EACH, BLOCK_M, BLOCK_N)
     word = tl.arange(0, _WORDS)
     k = tl.arange(0, _GROUP)
     if FILLING is not None:
@@ -174,10 +171,7 @@ def _bytes_kernel(
     ASM: tl.constexpr,
 ):  # fmt: skip
     """8-bit weights, a scale for each output."""
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    split = tl.program_id(1)
-    first_row, end_row, first_output = _rows_of(tl.program_id(2), num_rows, num_outputs, EACH, BLOCK_M)
-    m = first_row + tl.arange(0, BLOCK_M)
+    n, split, m, end_row, first_output = _place(num_rows, num_outputs, EACH, BLOCK_M, BLOCK_N)
     word = tl.arange(0, _BYTES_WORDS)
     k = tl.arange(0, _BLOCK_K)
     safe_n = first_output + tl.where(n < num_outputs, n, 0)
@@ -201,10 +195,7 @@ def _values_kernel(
     EACH: tl.constexpr, WHOLE: tl.constexpr, FULL: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr,
 ):  # fmt: skip
     """16-bit weights."""
-    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
-    split = tl.program_id(1)
-    first_row, end_row, first_output = _rows_of(tl.program_id(2), num_rows, num_outputs, EACH, BLOCK_M)
-    m = first_row + tl.arange(0, BLOCK_M)
+    n, split, m, end_row, first_output = _place(num_rows, num_outputs, EACH, BLOCK_M, BLOCK_N)
     k = tl.arange(0, _BLOCK_K)
     safe_n = (first_output + tl.where(n < num_outputs, n, 0)).to(tl.int64)
     values_at = data_ptr + safe_n[:, None] * num_inputs + k[None, :]
@@ -220,6 +211,14 @@ def _values_kernel(
         x = _load_rows(x_rows, m, k, end_row, num_inputs, start, FULL, WHOLE)
         acc = tl.dot(values.to(x.dtype), x, acc)
     _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, end_row, num_outputs, first_output)
+
+
+@triton.jit
+def _place(num_rows, num_outputs, EACH: tl.constexpr, BLOCK_M: tl.constexpr, BLOCK_N: tl.constexpr):
+    """A program's outputs n and split, its rows m and where they end, and where its weights begin."""
+    n = tl.program_id(0) * BLOCK_N + tl.arange(0, BLOCK_N)
+    first_row, end_row, first_output = _rows_of(tl.program_id(2), num_rows, num_outputs, EACH, BLOCK_M)
+    return n, tl.program_id(1), first_row + tl.arange(0, BLOCK_M), end_row, first_output
 
 
 @triton.jit
