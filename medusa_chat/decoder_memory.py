@@ -22,6 +22,8 @@ _MOST_SPLITS = 8
 _RUN = 256  # positions of one part of attention (kernels/attention.py)
 _FUSED_PREFILL = 128  # rows at once
 _PREFILL = 512
+LEAN_PREFILL = 64
+LEAN_CHUNK = 128  # positions of one part of attention
 _CUBLAS = 2 * 33_554_432  # its workspaces, of two streams
 _SMALL_HEAD = 64  # where its size isn't known: larger ones have fewer scales
 _PACKING = 5  # times the codes of the largest product, while they are laid out for the kernels
@@ -92,10 +94,10 @@ class _LeanDecoder(Decoder):
 
     def workspace(self, context_length: int) -> int:
         model = self.model
-        layer = _PREFILL * (3 * model.inner + 6 * model.hidden) * _FLOAT
-        group = model.num_heads // model.num_kv_heads
-        pairs = _PREFILL * context_length * (model.num_heads + group + 1) * _FLOAT
-        return max(layer + pairs, 2 * _TREE_ROWS * model.vocabulary * _FLOAT)
+        layer = LEAN_PREFILL * (model.inner + 6 * model.hidden) * _FLOAT
+        chunks = -(-(context_length + SPARE_ROWS) // LEAN_CHUNK) + 1
+        parts = LEAN_PREFILL * model.num_heads * chunks * (model.head_dim + 2) * _FLOAT
+        return max(layer + parts, 2 * _TREE_ROWS * model.vocabulary * _FLOAT)
 
 
 class _FusedDecoder(Decoder):

@@ -1,8 +1,8 @@
-"""A GPU's kernels, compiled while a model is loaded: else replies would stand still at each form they meet.
+"""Kernels, compiled while a model is loaded: else replies would stand still at each form they meet.
 
-A product has one form for each height of its tile, filled by rows or not, and a draft one for each number of
-nodes: some fifty in all, of which each takes a core a quarter to a whole second. Triton keeps on disk what
-it has compiled, so later starts only read it.
+On a GPU a product has one form for each height of its tile, filled by rows or not, and a draft one for each
+number of nodes: some fifty in all, of which each takes a core a quarter to a whole second. Triton keeps on
+disk what it has compiled, so later starts only read it. A CPU's are few, and numba keeps them likewise.
 """
 
 from __future__ import annotations
@@ -14,8 +14,10 @@ from functools import partial
 
 import torch
 
+from medusa_chat.decoding.generate import new_context
 from medusa_chat.decoding.planning import TREE_SIZES, Plan, fixed_plan
 from medusa_chat.decoding.proposing import dynamic_candidates
+from medusa_chat.decoding.tuning import measure_step
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.heads import MedusaHeads
@@ -35,6 +37,10 @@ def prepare_kernels(
     """Runs a draft of each size and prompts of several lengths, side by side, on memory that is given back.
     Nothing where no kernels of ours run.
     """
+    if base.is_compiled:
+        on_progress(LoadProgress("Preparing the CPU's kernels"))
+        smallest = fixed_plan(dynamic_candidates(heads), TREE_SIZES[1])
+        measure_step(base, heads, new_context(base, heads, kv_cache), smallest)
     if not base.runs_in_graphs:
         return
     candidates = dynamic_candidates(heads, base.device)

@@ -16,7 +16,6 @@ from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.cache import KVCache
 from medusa_chat.records import KVPrecision
 
-_PREFILL_CHUNK = 512
 # On a CPU, a product of whole fours of rows gives each row the same bits however many there are; of one, two,
 # three or five it takes other paths (seen in oneDNN's bfloat16 and MKL's float32). A fourth row costs 3%.
 _CPU_ROWS = 4
@@ -27,6 +26,10 @@ class BaseModel:
 
     # Whether a step over it can be a CUDA graph (decoding/step_graphs.py).
     runs_in_graphs = False
+    # Whether its forwards are compiled as they first run, for the CPU.
+    is_compiled = False
+    # Rows of a prompt in one forward.
+    prefill_rows = 512
 
     def __init__(self, causal_lm: Any) -> None:
         self.causal_lm = causal_lm.eval()
@@ -112,7 +115,7 @@ class BaseModel:
 
     def prefill(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Commits (B, N) ids in chunks. Returns the last row's hidden state (B, D)."""
-        for chunk in torch.split(ids, _PREFILL_CHUNK, dim=1):
+        for chunk in torch.split(ids, self.prefill_rows, dim=1):
             hidden = self.forward(chunk, cache)
             cache.keep(range(chunk.shape[1]))
         return hidden[:, -1]

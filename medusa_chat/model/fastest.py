@@ -9,8 +9,7 @@ import torch
 from medusa_chat.errors import UnsupportedModel
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
-from medusa_chat.model.lean import is_plain_llama, lean
-from medusa_chat.model.lean_heads import lean_heads
+from medusa_chat.model.plain_llama import is_plain_llama
 from medusa_chat.records import LMHeadPrecision
 
 _KERNEL_DTYPES = (torch.bfloat16, torch.float16)
@@ -38,6 +37,9 @@ def fastest(
         raise UnsupportedModel(LM_HEAD_NEEDS_A_GPU)
     if base.device.type == "cuda":
         return base, None if heads is None else heads.to(base.device)
+    from medusa_chat.model.lean import lean  # with a compiler, which a GPU needs not
+    from medusa_chat.model.lean_heads import lean_heads
+
     return lean(base), None if heads is None else lean_heads(heads)
 
 

@@ -1,13 +1,13 @@
-"""Path-aware heads on the CPU, over weights packed once and rounded to 8 bits (model/linear.py)."""
+"""Path-aware heads on the CPU, over weights rounded to 8 bits, in our own kernels."""
 
 from __future__ import annotations
 
 import torch
-import torch.nn.functional as F
 from torch import nn
 
+from medusa_chat.kernels.cpu.decoder import gated_layer, rows_dtype
+from medusa_chat.kernels.cpu.packing import joined, quantize_int8
 from medusa_chat.model.heads import MedusaHeads
-from medusa_chat.model.linear import draft_linear
 from medusa_chat.model.path_heads import GatedLayer, PathHeads
 
 
@@ -24,13 +24,12 @@ class PackedGatedLayer(nn.Module):
 
     def __init__(self, layer: GatedLayer) -> None:
         super().__init__()
-        self._gate_up, self._down = draft_linear(layer.gate_up), draft_linear(layer.down)
+        self._gate_up = quantize_int8(joined(list(layer.gate_up.detach().chunk(2))))
+        self._down = quantize_int8(layer.down.detach())
 
     @property
     def num_bytes(self) -> int:
         return self._gate_up.num_bytes + self._down.num_bytes
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
-        gate, up = self._gate_up(u.to(self._gate_up.dtype)).chunk(2, -1)
-        inner = F.silu(gate).mul_(up)
-        return self._down(inner.to(self._down.dtype)).to(u.dtype)
+        return gated_layer(u.to(rows_dtype(u.dtype)), self._gate_up, self._down).to(u.dtype)

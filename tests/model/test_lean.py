@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -18,7 +17,6 @@ from medusa_chat.model.attention import GROUPED_ATTENTION
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.fastest import fastest
 from medusa_chat.model.lean import LeanModel, lean
-from medusa_chat.model.linear import HalfLinear, Int8Linear, PackedLinear, PlainLinear
 from medusa_chat.model.loading import load_base_model
 from medusa_chat.records import KVPrecision
 from tests.model.test_verification import logits_by_tree_and_by_path
@@ -51,9 +49,6 @@ FAMILIES = {
     "qwen2": Qwen2Config(**SIZES),
     "qwen3": Qwen3Config(**SIZES, head_dim=16),
 }
-needs_bfloat16 = pytest.mark.skipif(not PackedLinear.works_here(), reason="oneDNN lacks bfloat16 here")
-needs_fbgemm = pytest.mark.skipif(not HalfLinear.works_here(), reason="fbgemm is not here")
-needs_vnni = pytest.mark.skipif(not Int8Linear.works_here(), reason="fbgemm adds int8 here with overflows")
 
 
 def random_model(config: Any, dtype: torch.dtype = torch.float32) -> BaseModel:
@@ -114,8 +109,8 @@ def test_what_is_asked_of_a_base_model_stays(family: str) -> None:
     ours = lean(base)
     assert ours.fingerprint == fingerprint
     assert torch.equal(ours.lm_head_weight, head)
-    other_heads = head.nbytes if "tied" in family else head.nbytes // 2  # packed, and in 8 bits for drafts
-    # fbgemm holds these weights in half their bytes; all but a few small tensors are held once.
+    other_heads = head.nbytes // 2 if "tied" in family else 0  # packed
+    # float16 holds these weights in half their bytes; all but a few small tensors are held once.
     assert ours.num_bytes < num_bytes + other_heads
     assert not list(ours.causal_lm.get_decoder().layers)
 
@@ -142,47 +137,6 @@ def test_others_stay_as_they_are() -> None:
 def test_an_lm_head_in_4_bits_is_refused_here() -> None:
     with pytest.raises(UnsupportedModel, match=r"load this one with --lm-head full\.$"):
         fastest(tiny_llama(), None, "4bit")
-
-
-def float_linear(weight: torch.Tensor, bias: torch.Tensor) -> PlainLinear:
-    return PlainLinear(weight.float(), bias.float())
-
-
-LINEARS: list[Any] = [
-    pytest.param(
-        lambda w, b: PackedLinear(w.bfloat16(), b.bfloat16()), 1e-2, marks=needs_bfloat16, id="bfloat16"
-    ),
-    pytest.param(lambda w, b: HalfLinear(w.float(), b.float()), 1e-5, marks=needs_fbgemm, id="float16"),
-    pytest.param(lambda w, b: Int8Linear.quantize(w, b), 3e-2, marks=needs_vnni, id="int8"),
-    pytest.param(float_linear, 1e-6, id="plain"),
-]
-
-
-@pytest.mark.parametrize(("make", "tolerance"), LINEARS)
-@pytest.mark.parametrize(("num_outputs", "width"), [(100, 36), (960, 576), (576, 1536)])
-def test_products_are_those_of_plain_weights(
-    make: Callable[..., Any], tolerance: float, num_outputs: int, width: int
-) -> None:
-    generator = torch.Generator().manual_seed(width)
-    weight = torch.randn(num_outputs, width, generator=generator).bfloat16()
-    bias = torch.randn(num_outputs, generator=generator).bfloat16()
-    rows = torch.randn(64, width, generator=generator).mul_(torch.logspace(-3, 3, 64)[:, None]).bfloat16()
-    linear = make(weight, bias)
-    with torch.inference_mode():
-        expected = rows.double() @ weight.double().T + bias.double()
-        whole = linear(rows.to(linear.dtype))
-        error = (whole.double() - expected).norm(dim=1) / expected.norm(dim=1)
-        assert error.max() < tolerance
-        for num_rows in (4, 8, 12, 20, 36):
-            for start in (0, 64 - num_rows):
-                few = linear(rows[start : start + num_rows].to(linear.dtype))
-                assert torch.equal(few, whole[start : start + num_rows])
-
-
-@needs_vnni
-def test_a_row_of_zeros_is_no_trouble() -> None:
-    linear = Int8Linear.quantize(torch.ones(8, 8))
-    assert torch.equal(linear(torch.zeros(4, 8)), torch.zeros(4, 8))
 
 
 @dataclass(frozen=True)

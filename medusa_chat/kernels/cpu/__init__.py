@@ -1,0 +1,15 @@
+"""Kernels for the CPU, compiled by numba as they are first needed and kept on disk.
+
+A whole forward is one call of a team of threads, without a Python or torch operation in between.
+"""
+
+import hashlib
+from pathlib import Path
+
+import numba
+
+from medusa_chat.paths import cache_dir
+
+# numba looks at a function's own file alone to tell whether what it kept is still true.
+_sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
+numba.config.CACHE_DIR = str(cache_dir() / "compiled" / hashlib.sha256(_sources).hexdigest()[:16])

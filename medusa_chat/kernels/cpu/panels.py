@@ -1,0 +1,418 @@
+"""The inner loop of all products: a few rows times a few panels of 16 columns, summed in registers.
+
+    out[r, 16 p + lane] += Σ_k rows[r, k] · weights[p][k][lane]
+
+Each sum runs over k one by one, whatever rows and panels there are beside it: so a row's bits are its own.
+Weights come in the forms of packing.py, told apart by the dtype of their array; rows are float32, or pairs of
+bfloat16 (uint16) where the processor multiplies those. Written as LLVM's vector operations, since compilers
+don't find this loop by themselves.
+
+Eight rows of two panels keep enough sums under way to hide the multiplier's latency, and fit the 32 registers
+of AVX-512.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from llvmlite import ir
+from numba import types
+from numba.extending import intrinsic
+
+from medusa_chat.kernels.cpu.host import HAS_AVX512
+
+LANES = 16
+PAIRS_OF_A_GROUP = 32  # pairs of inner positions that share a scale of 4-bit weights
+LOWEST = -1e30  # stands for the largest score of rows that see nothing
+_AHEAD = 1024  # bytes from where weights are read to where they are fetched from memory
+
+_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
+_FLOATS = ir.VectorType(ir.FloatType(), LANES)
+_HALVES = ir.VectorType(ir.HalfType(), LANES)
+_INTS = ir.VectorType(_I32, LANES)
+_BYTES = ir.VectorType(_I8, LANES)
+_SIXTEENTHS = ir.Constant(_INTS, [16] * LANES)
+_HIGH = ir.Constant(_INTS, [-65536] * LANES)
+
+
+class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite knows no bfloat16
+    null = "0.0"
+
+    def __str__(self) -> str:
+        return "bfloat"
+
+    _to_string = __str__
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _BFloat)
+
+    def __hash__(self) -> int:
+        return hash("bfloat")
+
+
+_PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
+
+
+def _panel(num_rows: int, num_panels: int) -> Callable[..., Any]:
+    """An intrinsic for this many rows and panels.
+
+    weights_like, rows_like: arrays of the dtypes. Addresses and strides are in bytes: from panel to panel,
+    row to row and inner position to inner position (of rows in float32). length: inner positions, even but
+    for float32 and float16 weights. go_on: 0, sums start at 0; 1, at what `out` holds.
+    """
+
+    @intrinsic
+    def panel(
+        _,
+        weights_like,
+        rows_like,
+        weights,
+        panel_stride,
+        scales,
+        scale_stride,
+        table,
+        rows,
+        row_stride,
+        step,
+        length,
+        out,
+        out_stride,
+        go_on,
+    ):
+        signature = types.void(weights_like, rows_like, *[types.int64] * 12)
+
+        def generate(context, builder, signature, arguments):
+            weights_dtype, rows_dtype = (argument.dtype for argument in signature.args[:2])
+            form = _FORMS[weights_dtype, rows_dtype]
+            _Panel(builder, form, num_rows, num_panels, arguments[2:]).generate()
+            return context.get_dummy_value()
+
+        return signature, generate
+
+    return panel  # type: ignore[no-any-return]
+
+
+class _Panel:
+    """Emits one panel product."""
+
+    def __init__(
+        self, builder: ir.IRBuilder, form: _Form, num_rows: int, num_panels: int, arguments: Any
+    ) -> None:
+        self.b, self.form = builder, form
+        self.rows, self.panels = range(num_rows), range(num_panels)
+        (
+            self.weights,
+            self.panel_stride,
+            self.scales,
+            self.scale_stride,
+            table,
+            self.x,
+            self.row_stride,
+            self.step,
+            length,
+            self.out,
+            self.out_stride,
+            self.go_on,
+        ) = arguments
+        self.steps = builder.udiv(length, _int(form.positions))
+        self.tables = form.tables(self, table)
+
+    def generate(self) -> None:
+        start = self._start()
+        if self.form.scaled_groups:
+            sums = _loop(self.b, self.b.udiv(self.steps, _int(PAIRS_OF_A_GROUP)), start, self._add_group)
+        else:
+            sums = _loop(self.b, self.steps, start, self._add_products)
+        for place, value in zip(self._places(), sums, strict=True):
+            self.b.store(value, place, align=4)
+
+    def _places(self) -> list[Any]:
+        return [
+            self.pointer(self.out, _FLOATS, (self.out_stride, r), (_int(4 * LANES), p))
+            for r in self.rows
+            for p in self.panels
+        ]
+
+    def _start(self) -> list[Any]:
+        before = self.b.block
+        zero = ir.Constant(_FLOATS, [0.0] * LANES)
+        with self.b.if_then(self.b.icmp_signed("!=", self.go_on, _int(0))):
+            held = [self.b.load(place, align=4) for place in self._places()]
+            reading = self.b.block
+        start = []
+        for value in held:
+            phi = self.b.phi(_FLOATS)
+            phi.add_incoming(zero, before)
+            phi.add_incoming(value, reading)
+            start.append(phi)
+        return start
+
+    def _add_group(self, group: Any, sums: list[Any]) -> list[Any]:
+        b = self.b
+        first = b.mul(group, _int(PAIRS_OF_A_GROUP))
+        zeros = [ir.Constant(_FLOATS, [0.0] * LANES)] * len(sums)
+        parts = _loop(
+            self.b, _int(PAIRS_OF_A_GROUP), zeros, lambda i, sums: self._add_products(b.add(first, i), sums)
+        )
+        scales = [
+            b.load(
+                self.pointer(
+                    self.scales, _FLOATS, (self.scale_stride, p), (b.mul(group, _int(4 * LANES)), 1)
+                ),
+                align=4,
+            )
+            for p in self.panels
+        ]
+        return [
+            self.fma(part, scales[number % len(self.panels)], total)
+            for number, (part, total) in enumerate(zip(parts, sums, strict=True))
+        ]
+
+    def _add_products(self, number: Any, sums: list[Any]) -> list[Any]:
+        form, b = self.form, self.b
+        offset = b.mul(number, _int(form.num_bytes))
+        weights = []
+        for p in self.panels:
+            address = b.add(b.add(self.weights, b.mul(self.panel_stride, _int(p))), offset)
+            self._fetch(b.add(address, _int(_AHEAD)))
+            weights.append(form.decode(self, address))
+        after = []
+        for r in self.rows:
+            row = form.row(self, b.add(self.x, b.mul(self.row_stride, _int(r))), number)
+            of_row = sums[r * len(self.panels) :]
+            after += [form.multiply(self, weights[p], row, of_row[p]) for p in self.panels]
+        return after
+
+    def _fetch(self, address: Any) -> None:
+        byte = ir.PointerType(_I8)
+        kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+        fetch = _declared(self.b, "llvm.prefetch.p0", kind)
+        self.b.call(fetch, [self.b.inttoptr(address, byte), *(ir.Constant(_I32, n) for n in (0, 3, 1))])
+
+    def pointer(self, address: Any, kind: Any, *strides: tuple[Any, int]) -> Any:
+        for stride, times in strides:
+            address = self.b.add(address, self.b.mul(stride, _int(times)))
+        return self.b.inttoptr(address, ir.PointerType(kind))
+
+    def load(self, address: Any, kind: Any, offset: int = 0) -> Any:
+        return self.b.load(self.pointer(address, kind, (_int(offset), 1)), align=1)
+
+    def everywhere(self, value: Any, kind: Any) -> Any:
+        """A value in all lanes."""
+        one = self.b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
+        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
+
+    def fma(self, a: Any, b: Any, c: Any) -> Any:
+        kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
+        return self.b.call(_declared(self.b, "llvm.fma.v16f32", kind), [a, b, c])
+
+    def pick(self, table: Any, numbers: Any) -> Any:
+        """Each lane's value (_FLOATS or _INTS) of 16 in a table; numbers (_INTS) below 16."""
+        b, kind = self.b, table.type
+        if HAS_AVX512:
+            name = "llvm.x86.avx512.permvar." + ("sf.512" if kind == _FLOATS else "si.512")
+            return b.call(_declared(b, name, ir.FunctionType(kind, [kind, _INTS])), [table, numbers])
+        values = [self.everywhere(b.extract_element(table, ir.Constant(_I32, n)), kind) for n in range(LANES)]
+        for bit in range(4):
+            is_set = b.icmp_signed(
+                "!=", b.and_(numbers, ir.Constant(_INTS, [1 << bit] * LANES)), ir.Constant(_INTS, [0] * LANES)
+            )
+            values = [b.select(is_set, values[n + 1], values[n]) for n in range(0, len(values), 2)]
+        return values[0]
+
+
+class _Form:
+    """How weights are read and multiplied. positions: inner ones at once, of num_bytes for a panel."""
+
+    positions = 2
+    num_bytes: int
+    scaled_groups = False
+
+    def tables(self, panel: _Panel, address: Any) -> tuple[Any, ...]:
+        return ()
+
+    def decode(self, panel: _Panel, address: Any) -> Any: ...
+
+    def row(self, panel: _Panel, address: Any, number: Any) -> Any: ...
+
+    def multiply(self, panel: _Panel, weights: Any, row: Any, total: Any) -> Any: ...
+
+
+class _FloatForm(_Form):
+    """Rows in float32; weights become as many vectors of it as there are positions."""
+
+    def row(self, panel: _Panel, address: Any, number: Any) -> Any:
+        b, values = panel.b, []
+        for position in range(self.positions):
+            place = b.add(b.mul(number, _int(self.positions)), _int(position))
+            at = b.add(address, b.mul(place, panel.step))
+            values.append(panel.everywhere(panel.load(at, ir.FloatType()), _FLOATS))
+        return values
+
+    def multiply(self, panel: _Panel, weights: Any, row: Any, total: Any) -> Any:
+        for weight, value in zip(weights, row, strict=True):
+            total = panel.fma(weight, value, total)
+        return total
+
+
+class _PairForm(_Form):
+    """Rows in bfloat16, two inner positions at once; weights become pairs of it."""
+
+    def row(self, panel: _Panel, address: Any, number: Any) -> Any:
+        pair = panel.load(panel.b.add(address, panel.b.mul(number, _int(4))), _I32)
+        return panel.b.bitcast(panel.everywhere(pair, _INTS), _PAIRS)
+
+    def multiply(self, panel: _Panel, weights: Any, row: Any, total: Any) -> Any:
+        kind = ir.FunctionType(_FLOATS, [_FLOATS, _PAIRS, _PAIRS])
+        product = _declared(panel.b, "llvm.x86.avx512bf16.dpbf16ps.512", kind)
+        return panel.b.call(product, [total, weights, row])
+
+
+class _Float32(_FloatForm):
+    positions, num_bytes = 1, 64
+
+    def decode(self, panel: _Panel, address: Any) -> Any:
+        return [panel.load(address, _FLOATS)]
+
+
+class _Float16(_FloatForm):
+    positions, num_bytes = 1, 32
+
+    def decode(self, panel: _Panel, address: Any) -> Any:
+        return [panel.b.fpext(panel.load(address, _HALVES), _FLOATS)]
+
+
+class _BFloat16(_FloatForm):
+    num_bytes = 64
+
+    def decode(self, panel: _Panel, address: Any) -> Any:
+        b, pairs = panel.b, panel.load(address, _INTS)
+        return [b.bitcast(half, _FLOATS) for half in (b.shl(pairs, _SIXTEENTHS), b.and_(pairs, _HIGH))]
+
+
+class _BFloat16Pairs(_PairForm):
+    num_bytes = 64
+
+    def decode(self, panel: _Panel, address: Any) -> Any:
+        return panel.load(address, _PAIRS)
+
+
+class _Int8(_FloatForm):
+    num_bytes = 32
+
+    def decode(self, panel: _Panel, address: Any) -> Any:
+        codes = (panel.load(address, _BYTES, LANES * position) for position in range(2))
+        return [panel.b.sitofp(panel.b.sext(some, _INTS), _FLOATS) for some in codes]
+
+
+class _Int8Pairs(_PairForm):
+    num_bytes = 32
+
+    def decode(self, panel: _Panel, address: Any) -> Any:
+        first, second = (panel.b.bitcast(value, _INTS) for value in _Int8().decode(panel, address))
+        both = panel.b.or_(panel.b.lshr(first, _SIXTEENTHS), second)  # bfloat16 holds 8 bits: nothing is lost
+        return panel.b.bitcast(both, _PAIRS)
+
+
+class _FourBits(_FloatForm):
+    num_bytes, scaled_groups = 16, True
+
+    def tables(self, panel: _Panel, address: Any) -> tuple[Any, ...]:
+        return (panel.load(address, _FLOATS),)
+
+    def decode(self, panel: _Panel, address: Any) -> Any:
+        return [panel.pick(panel.tables[0], codes) for codes in _nibbles(panel, address)]
+
+
+class _FourBitPairs(_PairForm):
+    num_bytes, scaled_groups = 16, True
+
+    def tables(self, panel: _Panel, address: Any) -> tuple[Any, ...]:
+        """The table's values, which bfloat16 holds, as the first of a pair and as the second."""
+        second = panel.load(address, _INTS)
+        return panel.b.lshr(second, _SIXTEENTHS), second
+
+    def decode(self, panel: _Panel, address: Any) -> Any:
+        values = map(panel.pick, panel.tables, _nibbles(panel, address))
+        return panel.b.bitcast(panel.b.or_(*values), _PAIRS)
+
+
+def _nibbles(panel: _Panel, address: Any) -> tuple[Any, Any]:
+    b, both = panel.b, panel.b.zext(panel.load(address, _BYTES), _INTS)
+    return b.and_(both, ir.Constant(_INTS, [15] * LANES)), b.lshr(both, ir.Constant(_INTS, [4] * LANES))
+
+
+def _loop(
+    b: ir.IRBuilder, count: Any, start: list[Any], body: Callable[[Any, list[Any]], list[Any]]
+) -> list[Any]:
+    """Vectors `start` after sums = body(i, sums) for each i below count."""
+    before = b.block
+    head, inside, done = (b.append_basic_block(name) for name in ("head", "inside", "done"))
+    b.branch(head)
+    b.position_at_end(head)
+    number = b.phi(_I64)
+    number.add_incoming(_int(0), before)
+    sums = [b.phi(_FLOATS) for _ in start]
+    for phi, value in zip(sums, start, strict=True):
+        phi.add_incoming(value, before)
+    b.cbranch(b.icmp_signed("<", number, count), inside, done)
+    b.position_at_end(inside)
+    after = body(number, sums)
+    number.add_incoming(b.add(number, _int(1)), b.block)
+    for phi, value in zip(sums, after, strict=True):
+        phi.add_incoming(value, b.block)
+    b.branch(head)
+    b.position_at_end(done)
+    return sums
+
+
+def _int(value: int) -> Any:
+    return ir.Constant(_I64, value)
+
+
+def _declared(builder: ir.IRBuilder, name: str, kind: Any) -> Any:
+    return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
+
+
+_FORMS: dict[tuple[Any, Any], _Form] = {
+    (types.float32, types.float32): _Float32(),
+    (types.int16, types.float32): _Float16(),
+    (types.uint16, types.float32): _BFloat16(),
+    (types.uint16, types.uint16): _BFloat16Pairs(),
+    (types.int8, types.float32): _Int8(),
+    (types.int8, types.uint16): _Int8Pairs(),
+    (types.uint8, types.float32): _FourBits(),
+    (types.uint8, types.uint16): _FourBitPairs(),
+}
+panel_of_1, panel_of_2, panel_of_4, panel_of_8 = (_panel(num_rows, 2) for num_rows in (1, 2, 4, 8))
+single_panel_of_1, single_panel_of_8 = _panel(1, 1), _panel(8, 1)
+
+
+@intrinsic
+def lower_by_largest(_, values, count, largest):
+    """values (n, 16): each lane less its largest, or LOWEST if that is more, which is left in largest (16,).
+    Arguments but n are addresses.
+    """
+
+    def generate(context, builder, signature, arguments):
+        at, number, out = arguments
+
+        def place(i: Any) -> Any:
+            address = builder.add(at, builder.mul(i, _int(4 * LANES)))
+            return builder.inttoptr(address, ir.PointerType(_FLOATS))
+
+        def larger(i: Any, most: list[Any]) -> list[Any]:
+            value = builder.load(place(i), align=4)
+            return [builder.select(builder.fcmp_ordered(">", value, most[0]), value, most[0])]
+
+        def lower(i: Any, _: list[Any]) -> list[Any]:
+            builder.store(builder.fsub(builder.load(place(i), align=4), most), place(i), align=4)
+            return []
+
+        (most,) = _loop(builder, number, [ir.Constant(_FLOATS, [LOWEST] * LANES)], larger)
+        builder.store(most, builder.inttoptr(out, ir.PointerType(_FLOATS)), align=4)
+        _loop(builder, number, [], lower)
+        return context.get_dummy_value()
+
+    return types.void(values, count, largest), generate
