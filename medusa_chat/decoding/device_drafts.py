@@ -8,7 +8,7 @@ from functools import cache
 import torch
 
 from medusa_chat.decoding.draft import Candidates, Draft
-from medusa_chat.decoding.growth import BEAM, Growth, num_guesses
+from medusa_chat.decoding.growth import Growth, num_guesses
 from medusa_chat.decoding.lookup import Chain
 from medusa_chat.kernels.choice import rank_guesses
 from medusa_chat.kernels.growing import Beam, Nodes, add_level, choose_nodes
@@ -60,7 +60,8 @@ def _grow(
     for depth, level in enumerate(growth.levels):
         state, logits = heads.go_on(state, beam.rows, beam.tokens, depth, base)
         ranked, log_probs = rank_guesses(logits, num_guesses(depth))
-        beam = add_level(nodes, beam, ranked, log_probs, heads.vocabulary, depth, level.start, BEAM)
+        found = ranked, log_probs, heads.vocabulary
+        beam = add_level(nodes, beam, *found, depth, level.start, growth.beam)
     return nodes
 
 

@@ -121,12 +121,13 @@ def _steps(
     started = time.perf_counter()
     # One for the token after each position, drawn on the CPU: a seed gives the same ones everywhere.
     uniforms = torch.rand(base.context_length, generator=generator)
-    rest = prompt_ids[context.reuse(prompt_ids) :]
-    hidden = base.prefill(torch.tensor([rest], device=base.device), context.cache)  # (1, D)
-    context.ids.extend(rest)
-    current, draft = options(), root_alone(prompt_ids[-1], base.device)
-    rule = accept or ACCEPTANCE_RULES[current.acceptance]
-    root = rule(base.logits(hidden), draft, current, uniforms[len(context.ids) - 1 :]).next_root
+    with base.undisturbed():
+        rest = prompt_ids[context.reuse(prompt_ids) :]
+        hidden = base.prefill(torch.tensor([rest], device=base.device), context.cache)  # (1, D)
+        context.ids.extend(rest)
+        current, draft = options(), root_alone(prompt_ids[-1], base.device)
+        rule = accept or ACCEPTANCE_RULES[current.acceptance]
+        root = rule(base.logits(hidden), draft, current, uniforms[len(context.ids) - 1 :]).next_root
     yield Step([root], [BASE_ORIGIN], 0, time.perf_counter() - started)
 
     while True:
@@ -161,26 +162,27 @@ def _eager_steps(
             return root, hidden
         num_cached = len(context.ids)
         text[num_cached] = root
-        # Propose
-        step_plan = plan(current)
-        if num_cached + step_plan.candidates.max_depth >= base.context_length:
-            step_plan = plain
-        draft, expected = propose(step_plan, base, heads, hidden, text[: num_cached + 1])  # N nodes
-        # Verify
-        positions = num_cached + draft.depths  # (N,)
-        all_hidden = base.forward(draft.ids[None], context.cache, positions, draft.visible)[0]  # (N, D)
-        logits = base.logits(all_hidden)  # (N, V)
-        # Accept
-        rule = accept or ACCEPTANCE_RULES[current.acceptance]
-        accepted = rule(logits, draft, current, uniforms[num_cached:])
-        # Commit
-        kept_ids = draft.ids[accepted.path]
-        text[num_cached : num_cached + len(accepted.path)] = kept_ids
-        kept = kept_ids.tolist()
-        context.commit(accepted.path, kept)
-        hidden = all_hidden[accepted.path[-1] :][:1]
-        root = accepted.next_root
-        origins, head_depth = origins_of(draft, accepted.path)
+        with base.undisturbed():
+            # Propose
+            step_plan = plan(current)
+            if num_cached + step_plan.candidates.max_depth >= base.context_length:
+                step_plan = plain
+            draft, expected = propose(step_plan, base, heads, hidden, text[: num_cached + 1])  # N nodes
+            # Verify
+            positions = num_cached + draft.depths  # (N,)
+            all_hidden = base.forward(draft.ids[None], context.cache, positions, draft.visible)[0]  # (N, D)
+            logits = base.logits(all_hidden)  # (N, V)
+            # Accept
+            rule = accept or ACCEPTANCE_RULES[current.acceptance]
+            accepted = rule(logits, draft, current, uniforms[num_cached:])
+            # Commit
+            kept_ids = draft.ids[accepted.path]
+            text[num_cached : num_cached + len(accepted.path)] = kept_ids
+            kept = kept_ids.tolist()
+            context.commit(accepted.path, kept)
+            hidden = all_hidden[accepted.path[-1] :][:1]
+            root = accepted.next_root
+            origins, head_depth = origins_of(draft, accepted.path)
         seconds = time.perf_counter() - started
         yield Step([*kept[1:], root], origins, len(draft), seconds, head_depth, expected)
 

@@ -100,10 +100,12 @@ class SizeChooser:
 class Plan:
     """candidates: what a step's draft may hold. size: how many of the pool's best it takes, or what tells
     that from the pool; None: all candidates, a static tree. Of one candidate, the root, it is plain decoding.
+    most: nodes that it may take.
     """
 
     candidates: Candidates | Growth
     size: int | Callable[[Pool], int] | None = None
+    most: int | None = None
 
 
 def plain_plan(device: torch.device | str = "cpu") -> Plan:
@@ -114,7 +116,8 @@ def fixed_plan(candidates: Candidates | Growth, num_nodes: int) -> Plan:
     """At each step the num_nodes likeliest candidates, or all; of one node, plain decoding."""
     if num_nodes == 1:
         return plain_plan(candidates.depths.device)
-    return Plan(candidates, min(num_nodes, len(candidates)))
+    num_nodes = min(num_nodes, len(candidates))
+    return Plan(candidates, num_nodes, num_nodes)
 
 
 def propose(
@@ -131,7 +134,7 @@ def propose(
     if plan.size is None:
         assert isinstance(frame, Candidates)
         return propose_static(frame, base, heads, hidden, root, rank_guesses), None
-    weighed = proposing.propose(frame, base, heads, hidden, root, rank_guesses)
+    weighed = proposing.propose(frame, base, heads, hidden, root, rank_guesses, plan.most)
     chain = None
     if len(frame.chain) > 0:
         chain = look_up(text, torch.tensor(len(text), device=text.device))

@@ -39,11 +39,14 @@ def propose(
     hidden: torch.Tensor,
     root: torch.Tensor,
     rank: Rank,
+    num_wanted: int | None = None,
 ) -> Weighed:
-    """What the heads make of the frame. hidden (1, D): of the last token before the root, root () int64."""
+    """What the heads make of the frame, or of its num_wanted likeliest nodes at least. hidden (1, D): of the
+    last token before the root, root () int64.
+    """
     if isinstance(frame, Growth):
         assert isinstance(heads, PathHeads)
-        return grow(frame, base, heads, hidden, root, rank)
+        return grow(frame, base, heads, hidden, root, rank, num_wanted)
     return weigh(frame, root, *_guesses(frame, base, heads, hidden, rank))
 
 

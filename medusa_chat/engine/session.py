@@ -236,7 +236,8 @@ class Session:
             return self._fixed_plan(options.tree_size)
         if self._context.graphs is not None:
             return self._fixed_plan(self._chooser.choose_ahead(self._step_seconds))
-        return Plan(self._headless if self._chooser.is_resting() else self._candidates, self._choose_size)
+        candidates = self._headless if self._chooser.is_resting() else self._candidates
+        return Plan(candidates, self._choose_size, max(self._step_seconds))
 
     def _is_plain_step_due(self) -> bool:
         # Where graphs run the steps the machine is a GPU's, on which the times at load stay true.

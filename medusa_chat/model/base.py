@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 import torch
@@ -112,6 +113,10 @@ class BaseModel:
         """
         output = self.causal_lm.get_decoder()(input_ids=ids, use_cache=False)
         return output.last_hidden_state  # type: ignore[no-any-return]
+
+    def undisturbed(self) -> AbstractContextManager[None]:
+        """To work within, from one token that is given out to the next."""
+        return nullcontext()
 
     def prefill(self, ids: torch.Tensor, cache: KVCache) -> torch.Tensor:
         """Commits (B, N) ids in chunks. Returns the last row's hidden state (B, D)."""

@@ -6,7 +6,6 @@ import pytest
 import torch
 from torch._subclasses.fake_tensor import FakeTensorMode
 
-from medusa_chat.decoding import growth as growing
 from medusa_chat.decoding.draft import Draft, Pool, draft_best, make_pool, rank_guesses
 from medusa_chat.decoding.generate import Context, generate
 from medusa_chat.decoding.growth import GrownTree, Growth, grow
@@ -37,7 +36,7 @@ def log_probs_after(base: BaseModel, heads: PathHeads, hidden: torch.Tensor, tex
 
 
 def searched(base: BaseModel, heads: PathHeads, hidden: torch.Tensor) -> dict[Text, float]:
-    """Every text that growing meets, and its log-probability."""
+    """Every text that growing meets on a CPU, and its log-probability."""
     found: dict[Text, float] = {}
     beam: dict[Text, float] = {(): 0.0}
     for depth in range(heads.num_heads):
@@ -47,7 +46,7 @@ def searched(base: BaseModel, heads: PathHeads, hidden: torch.Tensor) -> dict[Te
             for token in sorted(following, key=lambda t: -following[t])[: 8 if depth else 16]:
                 level[(*text, token)] = joint + following[token]
         found |= level
-        beam = {text: level[text] for text in sorted(level, key=lambda text: -level[text])[:8]}
+        beam = {text: level[text] for text in sorted(level, key=lambda text: -level[text])[:4]}
     return found
 
 
@@ -138,8 +137,9 @@ def test_one_batch_a_level(monkeypatch: pytest.MonkeyPatch) -> None:
         return advance(state, embedding, depth)
 
     monkeypatch.setattr(heads, "advance", counted)
-    pool_of(base, heads, torch.randn(1, base.hidden_size), Growth(3))
-    assert batches == [1, growing.BEAM, growing.BEAM]
+    frame = Growth(3)
+    pool_of(base, heads, torch.randn(1, base.hidden_size), frame)
+    assert batches == [1, frame.beam, frame.beam]
     batches.clear()
     tree = static_candidates(heads, [(0,), (1,), (0, 0), (1, 0), (1, 0, 0)])
     propose_static(tree, base, heads, torch.randn(1, base.hidden_size), ROOT, rank_guesses)

@@ -13,7 +13,7 @@ from numba import njit
 
 from medusa_chat.kernels.cpu import decoder, panels, pointwise
 from medusa_chat.kernels.cpu.attention import attend, attention_reference, join, turn
-from medusa_chat.kernels.cpu.decoder import gated_layer, multiply, rows_dtype
+from medusa_chat.kernels.cpu.decoder import GatedWeights, advance, multiply
 from medusa_chat.kernels.cpu.host import HAS_PAIR_PRODUCTS
 from medusa_chat.kernels.cpu.linear import linear_reference
 from medusa_chat.kernels.cpu.packing import (
@@ -28,6 +28,7 @@ from medusa_chat.kernels.cpu.packing import (
 from medusa_chat.kernels.cpu.pointwise import norm_reference
 from medusa_chat.kernels.cpu.team import Team, meet, progress, take
 from medusa_chat.kernels.kv_rows import KVRows
+from medusa_chat.model.path_heads import GatedLayer, PathHeads
 
 FLOAT, PAIRS = torch.float32, torch.bfloat16
 needs_pairs = pytest.mark.skipif(not HAS_PAIR_PRODUCTS, reason="no products of bfloat16 pairs here")
@@ -96,7 +97,7 @@ def test_4_bit_codes_are_read_by_portable_instructions_too(monkeypatch: pytest.M
     x, table = random(1, 64), torch.linspace(-1, 1, 16)
     codes = torch.randint(0, 16, (16, 64), dtype=torch.uint8, generator=torch.Generator().manual_seed(0))
     weight = pack_4bit(codes, torch.ones(16, 1), table, FLOAT)
-    portable = panels._panel(1, 1)
+    portable = panels._panels(1, 1)
 
     @njit
     def product(form, rows, weight, out):  # type: ignore[no-untyped-def]
@@ -127,14 +128,15 @@ def test_outputs_and_rows_of_zeros_are_no_trouble() -> None:
 
 
 @pytest.mark.parametrize("width", [64, 40])
-def test_a_gated_layer(width: int) -> None:
-    """Also where its gates end within a panel."""
-    rows = rows_dtype(torch.bfloat16)
-    gate, up, down = (random(*shape).bfloat16() for shape in ((width, 64), (width, 64), (32, width)))
-    x = random(5, 64).to(rows)
-    got = gated_layer(x, pack_float(joined([gate, up])), pack_float(down))
-    inner = torch.nn.functional.silu(x.float() @ gate.float().T) * (x.float() @ up.float().T)
-    torch.testing.assert_close(got, inner.to(rows).float() @ down.float().T, rtol=2e-2, atol=2e-1)
+def test_path_aware_heads_advance_as_torch_has_them_do(width: int) -> None:
+    """Also where gates end within a panel."""
+    shapes = [((width, 64), (width, 64), (32, width)), ((width, 32), (width, 32), (32, width))]
+    weights = [[random(*shape) / 8 for shape in layer] for layer in shapes]
+    heads = PathHeads([GatedLayer(torch.cat([g, u]), down) for g, u, down in weights], random(3, 32))
+    packed = [GatedWeights(pack_float(joined([g, u])), pack_float(down)) for g, u, down in weights]
+    state, embedding = random(5, 32), random(1, 5, 32)[0] + 1
+    expected = heads.advance(state, embedding, 1)
+    torch.testing.assert_close(advance(state, embedding, heads.depth.data[1], packed), expected)
 
 
 def test_codes_in_8_bits_are_multiplied_exactly() -> None:

@@ -51,7 +51,7 @@ def test_levels_grow_as_decoding_grows_them(with_vocabulary: bool) -> None:
     for depth, level in enumerate(frame.levels):
         state = heads.advance(state[beam.rows], base.embed(beam.tokens), depth)
         ranked = rank_guesses_reference(heads.shared_logits(state, base), 8 if depth else 16)
-        beam = add_level(nodes, beam, *ranked, vocabulary, depth, level.start, 8)
+        beam = add_level(nodes, beam, *ranked, vocabulary, depth, level.start, frame.beam)
     grown = expected.joint > -torch.inf
     torch.testing.assert_close(nodes.joint, expected.joint)
     assert torch.equal(nodes.parents, expected.parents)

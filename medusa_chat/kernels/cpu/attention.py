@@ -23,8 +23,8 @@ from medusa_chat.kernels.cpu.panels import (
     LANES,
     LOWEST,
     lower_by_largest,
-    single_panel_of_1,
-    single_panel_of_8,
+    panels_1_1,
+    panels_8_1,
 )
 from medusa_chat.kernels.cpu.pointwise import as_row, exp_of_negative, norm_row
 from medusa_chat.kernels.cpu.team import take
@@ -52,32 +52,38 @@ def turn(progress, phase, qkv, norms, epsilon, turns, scale, start, numbers, sca
     num_heads, num_kv_heads = heads
     group = num_heads // num_kv_heads
     turned = np.empty(head_dim, np.float32)
-    unit = take(progress, phase)
-    while unit < num_rows:
-        for head in range(num_heads + 2 * num_kv_heads):
-            given = qkv[unit, head * head_dim : (head + 1) * head_dim]
-            if head >= num_heads + num_kv_heads:
-                _write(given, numbers, scales, 1, head - num_heads - num_kv_heads, start + unit)
-                continue
-            is_key = head >= num_heads
-            if len(norms):
-                norm_row(given, norms[1 if is_key else 0], epsilon, given)
-            _turn_row(given, turns[unit], turned)
-            if is_key:
-                _write(turned, numbers, scales, 0, head - num_heads, start + unit)
-                continue
-            lane = (head % group) * num_rows + unit
-            for i in range(head_dim):
-                queries[head // group, lane // LANES, i, lane % LANES] = turned[i] * scale
-        unit = take(progress, phase)
+    # A key head's all, not a row's: lanes are neighbours in memory, and no two threads should write a line.
+    kv_head = take(progress, phase)
+    while kv_head < num_kv_heads:
+        for row in range(num_rows):
+            place = start + row
+            for head in range(kv_head * group, (kv_head + 1) * group):
+                _turn_head(_head(qkv[row], head, head_dim), norms[:1], epsilon, turns[row], turned)
+                lane = (head % group) * num_rows + row
+                for i in range(head_dim):
+                    queries[kv_head, lane // LANES, i, lane % LANES] = turned[i] * scale
+            key = _head(qkv[row], num_heads + kv_head, head_dim)
+            _turn_head(key, norms[1:], epsilon, turns[row], turned)
+            _write(turned, numbers, scales, 0, kv_head, place)
+            value = _head(qkv[row], num_heads + num_kv_heads + kv_head, head_dim)
+            _write(value, numbers, scales, 1, kv_head, place)
+        kv_head = take(progress, phase)
+
+
+@njit(nogil=True)
+def _head(row, number, head_dim):
+    return row[number * head_dim : (number + 1) * head_dim]
 
 
 @njit(nogil=True, error_model="numpy")
-def _turn_row(row, turn, out):
-    half = len(row) // 2
+def _turn_head(head, norms, epsilon, turn, out):
+    """head (d,), changed if norms (1, d) has one."""
+    if len(norms):
+        norm_row(head, norms[0], epsilon, head)
+    half = len(head) // 2
     for i in range(half):
-        out[i] = row[i] * turn[0, i] - row[half + i] * turn[1, i]
-        out[half + i] = row[half + i] * turn[0, i] + row[i] * turn[1, i]
+        out[i] = head[i] * turn[0, i] - head[half + i] * turn[1, i]
+        out[half + i] = head[half + i] * turn[0, i] + head[i] * turn[1, i]
 
 
 def _write(row, numbers, scales, part, head, place):
@@ -178,13 +184,13 @@ def _multiply(query, keys, out):
     key = 0
     while key + _ROWS <= len(keys):
         at, to = keys.ctypes.data + key * stride, out.ctypes.data + key * out.strides[0]
-        single_panel_of_8(
+        panels_8_1(
             _FORM, _FORM, weights, 0, 0, 0, 0, at, stride, keys.itemsize, length, to, out.strides[0], 0
         )
         key += _ROWS
     while key < len(keys):
         at, to = keys.ctypes.data + key * stride, out.ctypes.data + key * out.strides[0]
-        single_panel_of_1(_FORM, _FORM, weights, 0, 0, 0, 0, at, 0, keys.itemsize, length, to, 0, 0)
+        panels_1_1(_FORM, _FORM, weights, 0, 0, 0, 0, at, 0, keys.itemsize, length, to, 0, 0)
         key += 1
 
 
@@ -195,13 +201,13 @@ def _add_up(weights, values, out, go_on):
     place = 0
     while place + _ROWS <= len(out):
         at, to = values.ctypes.data + place * values.itemsize, out.ctypes.data + place * out.strides[0]
-        single_panel_of_8(
+        panels_8_1(
             _FORM, _FORM, data, 0, 0, 0, 0, at, values.itemsize, stride, length, to, out.strides[0], go_on
         )
         place += _ROWS
     while place < len(out):
         at, to = values.ctypes.data + place * values.itemsize, out.ctypes.data + place * out.strides[0]
-        single_panel_of_1(_FORM, _FORM, data, 0, 0, 0, 0, at, 0, stride, length, to, 0, go_on)
+        panels_1_1(_FORM, _FORM, data, 0, 0, 0, 0, at, 0, stride, length, to, 0, go_on)
         place += 1
 
 
@@ -214,7 +220,7 @@ def _weigh(scores, largest, totals):
         flat[i] = exp_of_negative(flat[i])
     # One row of ones, times the weights.
     one, data, out = _ONE.ctypes.data, scores.ctypes.data, totals.ctypes.data
-    single_panel_of_1(_FORM, _FORM, data, 0, 0, 0, 0, one, 0, 0, len(scores), out, 0, 0)
+    panels_1_1(_FORM, _FORM, data, 0, 0, 0, 0, one, 0, 0, len(scores), out, 0, 0)
 
 
 @njit(nogil=True, error_model="numpy")

@@ -1,4 +1,4 @@
-"""What the team is called for: a forward of all decoder layers, one product, a gated layer of a draft."""
+"""What the team is called for: a forward of all decoder layers, one product, a level of a draft."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from medusa_chat.kernels.cpu.host import HAS_PAIR_PRODUCTS
 from medusa_chat.kernels.cpu.linear import add_linear, gated_linear, linear
 from medusa_chat.kernels.cpu.packing import UNIT, PanelWeight, form
 from medusa_chat.kernels.cpu.panels import LANES
-from medusa_chat.kernels.cpu.pointwise import norm
-from medusa_chat.kernels.cpu.team import Team, meet
+from medusa_chat.kernels.cpu.pointwise import as_row, norm, norm_row
+from medusa_chat.kernels.cpu.team import Team, meet, take
 from medusa_chat.kernels.kv_rows import KVRows
 
+_EPSILON = np.float32(1e-6)  # of path-aware heads' norms
+_NUM_THREADS = torch.get_num_threads()  # torch has one only within a step (LeanModel.undisturbed)
 _PHASES_OF_A_LAYER = 9
 _QKV, _OUTPUT, _GATE_UP, _DOWN = range(4)
 
@@ -36,13 +38,29 @@ def multiply(rows: torch.Tensor, weight: PanelWeight) -> torch.Tensor:
     return out[:, : weight.num_outputs]
 
 
-def gated_layer(rows: torch.Tensor, gate_up: PanelWeight, down: PanelWeight) -> torch.Tensor:
-    """down(silu(gate) · up) of rows (R, K), with the panels of gate and up in turn -> (R, N) float32."""
-    inner = torch.empty(len(rows), gate_up.num_units * LANES, dtype=rows.dtype)
-    out = torch.empty(len(rows), down.num_units * UNIT)
-    arrays = (_array(rows), gate_up.address, _array(inner), down.address, _array(out))
-    _team().run(_gated_layer, 2, form(gate_up), *arrays)
-    return out[:, : down.num_outputs]
+def advance(
+    state: torch.Tensor, embedding: torch.Tensor, depth: torch.Tensor, layers: Sequence[GatedWeights]
+) -> torch.Tensor:
+    """As PathHeads.advance: states (R, D) and embeddings (R, D) of tokens, depth (D,) -> states (R, D)."""
+    (num_rows, size), rows = state.shape, rows_dtype(state.dtype)
+    first = layers[0]
+    x = torch.zeros(num_rows, first.down.num_units * UNIT)
+    x[:, :size] = state
+    seen, normed = (torch.empty(num_rows, width, dtype=rows) for width in (2 * size, size))
+    inner = torch.empty(num_rows, first.gate_up.num_units * LANES, dtype=rows)
+    addresses = np.stack([[layer.gate_up.address, layer.down.address] for layer in layers])
+    given = addresses, embedding.float().numpy(), depth.float().numpy(), x.numpy()
+    on_the_way = _array(seen), _array(normed), _array(inner)
+    _team().run(_advance, 3 * len(layers), form(first.gate_up), *given, *on_the_way)
+    return x[:, :size].to(state.dtype)
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class GatedWeights:
+    """Of one layer of path-aware heads. gate_up: its panels in turn."""
+
+    gate_up: PanelWeight
+    down: PanelWeight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
@@ -141,7 +159,7 @@ class Decoder:
 
 @cache
 def _team() -> Team:
-    return Team(torch.get_num_threads())
+    return Team(_NUM_THREADS)
 
 
 def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
@@ -159,11 +177,33 @@ def _multiply(thread, num_threads, progress, form, rows, weight, out):
 
 
 @njit(nogil=True, cache=True)
-def _gated_layer(thread, num_threads, progress, form, rows, gate_up, inner, down, out):
-    gated_linear(progress, 0, form, rows, gate_up, inner)
-    phase = meet(progress, 0, num_threads)
-    linear(progress, phase, form, inner, down, out)
-    meet(progress, phase, num_threads)
+def _advance(thread, num_threads, progress, form, layers, embedding, depth, x, seen, normed, inner):
+    """x (R, D') float32 becomes the next states; seen (R, 2D), normed (R, D) and inner (R, F') of rows."""
+    phase, size = 0, len(depth)
+    for number in range(len(layers)):
+        if number == 0:
+            _see(progress, phase, x, embedding, depth, seen)
+        else:
+            norm(progress, phase, x, np.ones(size, np.float32), _EPSILON, normed)
+        phase = meet(progress, phase, num_threads)
+        gated_linear(progress, phase, form, normed if number else seen, layers[number, 0], inner)
+        phase = meet(progress, phase, num_threads)
+        add_linear(progress, phase, form, inner, layers[number, 1], x)
+        phase = meet(progress, phase, num_threads)
+
+
+@njit(nogil=True)
+def _see(progress, phase, x, embedding, depth, seen):
+    """The norms of states beside those of embeddings, to which what is learnt of the depth is added."""
+    size = len(depth)
+    ones, normed = np.ones(size, np.float32), np.empty(size, np.float32)
+    row = take(progress, phase)
+    while row < len(x):
+        norm_row(x[row, :size], ones, _EPSILON, seen[row, :size])
+        norm_row(embedding[row], ones, _EPSILON, normed)
+        for i in range(size):
+            seen[row, size + i] = as_row(seen, normed[i] + depth[i])
+        row = take(progress, phase)
 
 
 @njit(nogil=True, cache=True)

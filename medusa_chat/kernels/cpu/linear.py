@@ -24,7 +24,7 @@ from medusa_chat.kernels.cpu.packing import (
     UNIT,
     PanelWeight,
 )
-from medusa_chat.kernels.cpu.panels import LANES, panel_of_1, panel_of_2, panel_of_4, panel_of_8
+from medusa_chat.kernels.cpu.panels import LANES, panels_1_2, panels_1_4, panels_4_2, panels_4_4, panels_8_2
 from medusa_chat.kernels.cpu.pointwise import as_pointer, as_row, silu
 from medusa_chat.kernels.cpu.team import take
 
@@ -59,21 +59,24 @@ def gated_linear(progress, phase, form, rows, weight, out):
 
 @njit(nogil=True)
 def _each_unit(progress, phase, form, rows, weight, out, use):
-    sums = np.empty((_MOST_ROWS, UNIT), np.float32)
+    """Two units at once for as long as there are three, so that threads end together."""
+    sums = np.empty((_MOST_ROWS, 2 * UNIT), np.float32)
     scales = carray(as_pointer(weight[SCALES]), weight[NUM_UNITS] * UNIT, np.float32)
     bias = carray(as_pointer(weight[BIAS]), weight[NUM_UNITS] * UNIT, np.float32)
-    unit = take(progress, phase)
-    while unit < weight[NUM_UNITS]:
+    num_twos = max(0, weight[NUM_UNITS] // 2 - 1)
+    number = take(progress, phase)
+    while number + num_twos < weight[NUM_UNITS]:
+        first, count = (2 * number, 2) if number < num_twos else (number + num_twos, 1)
         row = 0
         while row < len(rows):
-            done = _sum(form, rows[row:], weight, unit, sums)
-            first = unit * UNIT
+            done = _sum(form, rows[row:], weight, first, count, sums)
             for r in range(done):
-                for i in range(UNIT):
-                    sums[r, i] = sums[r, i] * scales[first + i] + bias[first + i]
-                _use(sums[r], out[row + r], unit, use)
+                for i in range(count * UNIT):
+                    sums[r, i] = sums[r, i] * scales[first * UNIT + i] + bias[first * UNIT + i]
+                for unit in range(count):
+                    _use(sums[r, unit * UNIT : (unit + 1) * UNIT], out[row + r], first + unit, use)
             row += done
-        unit = take(progress, phase)
+        number = take(progress, phase)
 
 
 @njit(nogil=True)
@@ -90,29 +93,75 @@ def _use(sums, out, unit, use):
 
 
 @njit(nogil=True)
-def _sum(form, rows, weight, unit, sums):
-    """Products of the first 8, 4, 2 or 1 rows. Returns how many."""
+def _sum(form, rows, weight, first, count, sums):
+    """Products of the first 8, 4 or 1 rows and one unit or two. Returns how many rows."""
     stride, scale_stride, table = weight[PANEL_STRIDE], weight[SCALE_STRIDE], weight[TABLE]
-    data = weight[DATA] + 2 * unit * stride
-    scales = weight[GROUP_SCALES] + 2 * unit * scale_stride
+    data = weight[DATA] + 2 * first * stride
+    scales = weight[GROUP_SCALES] + 2 * first * scale_stride
     x, x_stride, step, length = rows.ctypes.data, rows.strides[0], rows.itemsize, weight[LENGTH]
     y, y_stride = sums.ctypes.data, sums.strides[0]
     if len(rows) >= 8:
-        panel_of_8(
-            form, rows, data, stride, scales, scale_stride, table, x, x_stride, step, length, y, y_stride, 0
-        )
+        for _ in range(count):
+            panels_8_2(
+                form,
+                rows,
+                data,
+                stride,
+                scales,
+                scale_stride,
+                table,
+                x,
+                x_stride,
+                step,
+                length,
+                y,
+                y_stride,
+                0,
+            )
+            data, scales, y = data + 2 * stride, scales + 2 * scale_stride, y + UNIT * sums.itemsize
         return 8
     if len(rows) >= 4:
-        panel_of_4(
-            form, rows, data, stride, scales, scale_stride, table, x, x_stride, step, length, y, y_stride, 0
-        )
+        if count == 2:
+            panels_4_4(
+                form,
+                rows,
+                data,
+                stride,
+                scales,
+                scale_stride,
+                table,
+                x,
+                x_stride,
+                step,
+                length,
+                y,
+                y_stride,
+                0,
+            )
+        else:
+            panels_4_2(
+                form,
+                rows,
+                data,
+                stride,
+                scales,
+                scale_stride,
+                table,
+                x,
+                x_stride,
+                step,
+                length,
+                y,
+                y_stride,
+                0,
+            )
         return 4
-    if len(rows) >= 2:
-        panel_of_2(
+    if count == 2:
+        panels_1_4(
             form, rows, data, stride, scales, scale_stride, table, x, x_stride, step, length, y, y_stride, 0
         )
-        return 2
-    panel_of_1(
-        form, rows, data, stride, scales, scale_stride, table, x, x_stride, step, length, y, y_stride, 0
-    )
+    else:
+        panels_1_2(
+            form, rows, data, stride, scales, scale_stride, table, x, x_stride, step, length, y, y_stride, 0
+        )
     return 1
