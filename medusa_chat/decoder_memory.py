@@ -10,11 +10,12 @@ from dataclasses import dataclass
 from medusa_chat.footprint import HALF, kv_row_bytes, matrix_bytes
 from medusa_chat.machine import Memory
 from medusa_chat.model_sizes import HeadSizes, ModelSizes
-from medusa_chat.records import KVPrecision, LMHeadPrecision, Quantization
+from medusa_chat.records import MAX_TREE_SIZE, KVPrecision, LMHeadPrecision, Quantization
 
-SPARE_ROWS = 128  # of the KV cache, for a draft tree beyond the longest conversation
+# Of the KV cache, behind the longest conversation. No more: a tree is only drafted where its deepest path,
+# and that of the step under way, still fit the context.
+SPARE_ROWS = MAX_TREE_SIZE
 _FLOAT = 4
-_TREE_ROWS = 64
 _BLOCK_K = 128  # inner positions to which 4-bit rows are filled up on a GPU (kernels/packing.py)
 # A GPU's products are split until there are enough programs for about 128 processors (kernels/linear.py).
 _PROGRAMS = 4 * 128
@@ -68,7 +69,7 @@ class Decoder:
         layer = _PREFILL * (4 * model.inner + 6 * model.hidden) * self.memory.number_bytes
         # Scores of all heads in the model's numbers and in float32, and the mask.
         pairs = _PREFILL * context_length * (model.num_heads * (self.memory.number_bytes + _FLOAT) + HALF)
-        return max(layer + pairs, 2 * _TREE_ROWS * model.vocabulary * _FLOAT)
+        return max(layer + pairs, 2 * MAX_TREE_SIZE * model.vocabulary * _FLOAT)
 
     def packing(self, quantization: Quantization) -> int:
         """Of the largest weight in whole numbers, while it is quantised; 0 where that isn't known."""
@@ -97,7 +98,7 @@ class _LeanDecoder(Decoder):
         layer = LEAN_PREFILL * (model.inner + 6 * model.hidden) * _FLOAT
         chunks = -(-(context_length + SPARE_ROWS) // LEAN_CHUNK) + 1
         parts = LEAN_PREFILL * model.num_heads * chunks * (model.head_dim + 2) * _FLOAT
-        return max(layer + parts, 2 * _TREE_ROWS * model.vocabulary * _FLOAT)
+        return max(layer + parts, 2 * MAX_TREE_SIZE * model.vocabulary * _FLOAT)
 
 
 class _FusedDecoder(Decoder):
@@ -108,7 +109,7 @@ class _FusedDecoder(Decoder):
         return whole + self._quantised_head()
 
     def table(self, context_length: int) -> int:
-        return (context_length + _TREE_ROWS) * self.model.head_dim * _FLOAT
+        return (context_length + MAX_TREE_SIZE) * self.model.head_dim * _FLOAT
 
     def heads(self, heads: HeadSizes, quantization: Quantization) -> int:
         # The paper's are held in 4 bits, and path heads beside a base of 4 bits too.
@@ -122,7 +123,7 @@ class _FusedDecoder(Decoder):
 
     def workspace(self, context_length: int) -> int:
         eager = self._rows(_FUSED_PREFILL) + self._parts(2 * _FUSED_PREFILL, context_length)
-        graphs = self._rows(_TREE_ROWS) + self._parts(_TREE_ROWS, context_length)
+        graphs = self._rows(MAX_TREE_SIZE) + self._parts(MAX_TREE_SIZE, context_length)
         return eager + graphs + _CUBLAS
 
     def packing(self, quantization: Quantization) -> int:
@@ -147,8 +148,8 @@ class _FusedDecoder(Decoder):
         widest = max(
             2 * model.inner, (model.num_heads + 2 * model.num_kv_heads) * model.head_dim, key=_split_outputs
         )
-        layer = _split_outputs(widest) + _split_outputs(model.hidden) + 4 * model.hidden
-        return max(count * layer, 2 * _TREE_ROWS * model.vocabulary) * _FLOAT
+        layer = _split_outputs(widest) + 4 * model.hidden
+        return max(count * layer, 2 * MAX_TREE_SIZE * model.vocabulary) * _FLOAT
 
     def _parts(self, count: int, context_length: int) -> int:
         """What attention's programs leave for each other. A prompt's grow with the cache by doubling, and the

@@ -7,10 +7,12 @@ import os
 import re
 import shutil
 import subprocess
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
+from medusa_chat.nvml import Card
 from medusa_chat.records import Device, DType
 
 _NVIDIA_SMI = ("nvidia-smi", "--query-gpu=name,memory.total,memory.free", "--format=csv,noheader,nounits")
@@ -64,22 +66,11 @@ def _torch_has_cuda() -> bool:
 
 
 def _ask_nvml(which: str) -> tuple[str, int, int] | None:
-    """Through the package nvidia-ml-py, where it is installed."""
     try:
-        import pynvml
-    except ImportError:
+        with closing(Card(which)) as card:
+            return card.name(), *card.memory()
+    except OSError:
         return None
-    try:
-        pynvml.nvmlInit()
-        by_index, by_uuid = pynvml.nvmlDeviceGetHandleByIndex, pynvml.nvmlDeviceGetHandleByUUID
-        handle: Any = by_index(int(which)) if which.isdigit() else by_uuid(which)
-        memory = pynvml.nvmlDeviceGetMemoryInfo(handle)
-        name = pynvml.nvmlDeviceGetName(handle)
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return None
-    # Older releases give bytes.
-    return name.decode() if isinstance(name, bytes) else name, int(memory.total), int(memory.free)
 
 
 def gpu_bytes_of_this_process(uuid: object) -> int | None:
@@ -87,18 +78,10 @@ def gpu_bytes_of_this_process(uuid: object) -> int | None:
     it, without the word GPU before it.
     """
     try:
-        import pynvml
-    except ImportError:
+        with closing(Card(f"GPU-{uuid}")) as card:
+            return card.bytes_of_this_process()
+    except OSError:
         return None
-    try:
-        pynvml.nvmlInit()
-        handle = pynvml.nvmlDeviceGetHandleByUUID(f"GPU-{uuid}")
-        processes = pynvml.nvmlDeviceGetComputeRunningProcesses(handle)
-        pynvml.nvmlShutdown()
-    except pynvml.NVMLError:
-        return None
-    # In a container the numbers of processes may be the host's.
-    return next((process.usedGpuMemory for process in processes if process.pid == os.getpid()), None)
 
 
 def _ask_nvidia_smi(which: str) -> tuple[str, int, int] | None:

@@ -6,15 +6,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
-from types import ModuleType, SimpleNamespace
+from types import SimpleNamespace
 
 import psutil
 import pytest
 import torch
 
 from medusa_chat import machine
-from medusa_chat.machine import Memory, find_memory
+from medusa_chat.machine import Memory, find_memory, gpu_bytes_of_this_process
 from medusa_chat.model.loading import pick_dtype
+from tests.driver import NVMLError, NVMLErrorNotSupported, fake_nvml
 
 only_posix = pytest.mark.skipif(os.name == "nt", reason="a script stands for a program")
 
@@ -22,8 +23,12 @@ only_posix = pytest.mark.skipif(os.name == "nt", reason="a script stands for a p
 @pytest.fixture
 def _cuda(monkeypatch: pytest.MonkeyPatch) -> None:
     """torch could use a GPU; nothing tells of one yet."""
+
+    def fail() -> None:
+        raise NVMLError("Driver Not Loaded")
+
     monkeypatch.setattr(machine, "_torch_has_cuda", lambda: True)
-    monkeypatch.setitem(sys.modules, "pynvml", None)
+    monkeypatch.setitem(sys.modules, "pynvml", fake_nvml(nvmlInit=fail))
     monkeypatch.setenv("PATH", "")
     monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
 
@@ -33,21 +38,6 @@ def write_nvidia_smi(folder: Path, monkeypatch: pytest.MonkeyPatch, script: str)
     program.write_text(f"#!/bin/sh\n{script}\n")
     program.chmod(0o755)
     monkeypatch.setenv("PATH", f"{folder}{os.pathsep}/usr/bin{os.pathsep}/bin")
-
-
-def fake_nvml(**functions: object) -> ModuleType:
-    module = ModuleType("pynvml")
-    module.__dict__.update(
-        NVMLError=type("NVMLError", (Exception,), {}),
-        nvmlInit=lambda: None,
-        nvmlShutdown=lambda: None,
-        nvmlDeviceGetHandleByIndex=lambda index: f"card {index}",
-        nvmlDeviceGetHandleByUUID=lambda uuid: f"card {uuid}",
-        nvmlDeviceGetName=lambda handle: handle,
-        nvmlDeviceGetMemoryInfo=lambda handle: SimpleNamespace(total=24_000, free=20_000),
-    )
-    module.__dict__.update(functions)
-    return module
 
 
 def test_the_hosts_memory_without_a_gpu() -> None:
@@ -115,15 +105,24 @@ def test_nvml_is_asked_first(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.mark.usefixtures("_cuda")
-def test_an_nvml_without_a_driver_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
-    module = fake_nvml()
+def test_a_card_whose_memory_is_the_host_s_is_passed_over(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(handle: object) -> None:
+        raise NVMLErrorNotSupported("Not Supported")
 
-    def fail() -> None:
-        raise module.NVMLError("Driver Not Loaded")
-
-    module.__dict__["nvmlInit"] = fail
+    module = fake_nvml(nvmlDeviceGetMemoryInfo=fail)
     monkeypatch.setitem(sys.modules, "pynvml", module)
     assert find_memory().device == "cpu"
+    assert module.num_open == 0
+
+
+def test_the_bytes_of_this_process_are_those_under_its_number(monkeypatch: pytest.MonkeyPatch) -> None:
+    others = [SimpleNamespace(pid=number, usedGpuMemory=number) for number in (-1, -2)]
+    module = fake_nvml(nvmlDeviceGetComputeRunningProcesses=lambda handle: others)
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    assert gpu_bytes_of_this_process("8f6c") is None
+    others.insert(1, SimpleNamespace(pid=os.getpid(), usedGpuMemory=5))
+    assert gpu_bytes_of_this_process("8f6c") == 5
+    assert module.num_open == 0
 
 
 def test_the_list_and_the_question_import_nothing_heavy(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from transformers import AutoModelForCausalLM
 
 from medusa_chat.bench.random_model import random_heads, random_model
 from medusa_chat.bench.shapes import SHAPES, Shape
+from medusa_chat.decoder_memory import SPARE_ROWS
 from medusa_chat.errors import OutOfMemory
 from medusa_chat.machine import Memory
 from medusa_chat.memory_plan import MemoryPlan, choose_plan, longest_fitting, plan_memory
@@ -59,11 +60,10 @@ def test_a_7b_model_in_four_bits_part_by_part() -> None:
     assert plan.weights == linears // 2 + 2 * linears // 64 + 2 * whole + table
     in_heads = 5 * 4096 * (4097 + 32000)
     assert plan.heads == in_heads // 2 + 2 * in_heads // 64
-    assert plan.cache == (4096 + 128) * 524_288
+    assert plan.cache == (4096 + 64) * 524_288
     assert plan.total == plan.weights + plan.heads + plan.cache + plan.workspace + plan.program
     assert plan.peak >= plan.total
-    paths = HeadSizes(layers=7 * 4096 * 4096, vocabulary=10_667, kind="path")
-    assert plan_memory(LLAMA_7B, paths, "4bit", card(80), 4096).total < 7.5 * GB
+    assert plan.total < 7.5 * GB
 
 
 def test_a_cache_in_8_bits_is_planned_and_advised() -> None:
@@ -95,13 +95,13 @@ def test_an_lm_head_in_4_bits_is_planned() -> None:
 @torch.inference_mode()
 def test_on_a_cpu_a_plan_is_what_is_taken(shape: Shape, quantization: Quantization) -> None:
     """But for the norms, which decoders turn to float32, and biases."""
-    base = random_model(shape, quantization, CPU, torch.bfloat16, 2048 - 128)
+    base = random_model(shape, quantization, CPU, torch.bfloat16, 2048 - SPARE_ROWS)
     base, heads = fastest(base, random_heads(base, 3))
     assert heads is not None
     cache = base.new_cache()
     base.prefill(torch.arange(1100)[None] % shape.vocab_size, cache)
     memory = Memory("cpu", "this machine", 64 * GB, 64 * GB, 2)
-    plan = plan_memory(outline(shape), block_heads(shape, 3), quantization, memory, 2048 - 128)
+    plan = plan_memory(outline(shape), block_heads(shape, 3), quantization, memory, 2048 - SPARE_ROWS)
     assert plan.weights == pytest.approx(base.num_bytes, rel=0.02)
     assert plan.heads == heads.num_bytes
     assert plan.cache == cache.num_bytes

@@ -165,7 +165,8 @@ def _eager_steps(
         with base.undisturbed():
             # Propose
             step_plan = plan(current)
-            if num_cached + step_plan.candidates.max_depth >= base.context_length:
+            # A draft that is kept whole brings one token more, as the last plain step would.
+            if num_cached + 1 + step_plan.candidates.max_depth >= base.context_length:
                 step_plan = plain
             draft, expected = propose(step_plan, base, heads, hidden, text[: num_cached + 1])  # N nodes
             # Verify

@@ -38,7 +38,7 @@ from medusa_chat.model.heads import MedusaHeads
 from medusa_chat.records import SamplingOptions
 
 _LEVELS = MAX_DEPTH + 1  # tokens that a step brings at most
-_SLACK = 4 * _LEVELS  # places that steps under way may reach beyond what the host knows
+_SLACK = _LEVELS  # places that the step under way may reach beyond what the host knows
 
 
 @dataclass(frozen=True, slots=True)
@@ -143,7 +143,7 @@ class StepGraphs:
 
     def _launch(self, plan: Plan, context: Context, options: SamplingOptions) -> _Launched:
         """Starts a step behind the one under way, of whose tokens the host doesn't know yet."""
-        reached = len(context.ids) + _LEVELS
+        reached = len(context.ids) + _LEVELS + 1  # with the token that a whole draft brings besides
         if reached + plan.candidates.max_depth >= self._base.context_length:
             plan = self._plain
         wanted = (options.temperature, float(options.top_k), options.top_p, options.min_p)

@@ -4,20 +4,17 @@ package, whatever else runs on it.
 
 from __future__ import annotations
 
-import ctypes
-import sys
 import time
 from pathlib import Path
 from typing import ClassVar, Protocol
 
 import torch
 
+from medusa_chat.nvml import Card, NotSupported
 from medusa_chat.records import EnergySource
 
 _SECONDS_BETWEEN_READINGS = 0.5  # one takes a driver up to some milliseconds
 _POWERCAP = Path("/sys/class/powercap")
-_NVML = "nvml.dll" if sys.platform == "win32" else "libnvidia-ml.so.1"  # comes with the driver
-_SUCCESS, _NOT_SUPPORTED = 0, 3  # of nvmlReturn_t
 
 
 class Counter(Protocol):
@@ -38,37 +35,24 @@ class CardCounter:
     shortest: ClassVar[float] = 0.5  # cards bring their figures up to date about ten times a second
 
     def __init__(self, uuid: str) -> None:
-        """uuid: with its GPU-. Cards have other numbers for the driver than under CUDA_VISIBLE_DEVICES.
-
-        Raises OSError if the driver is not there, does not know the card or won't tell.
+        """uuid: with its GPU-. Raises OSError if the driver is not there, does not know the card or won't
+        tell.
         """
-        self._nvml = ctypes.CDLL(_NVML)
-        self._card = ctypes.c_void_p()
-        _check(self._nvml.nvmlInit_v2())
-        _check(self._nvml.nvmlDeviceGetHandleByUUID(uuid.encode(), ctypes.byref(self._card)))
+        self._card = Card(uuid)  # as long as the engine lives
         self._joules = 0.0
         self._read_at = time.monotonic()
 
     def read(self) -> float:
-        millijoules = ctypes.c_ulonglong()
-        status = self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._card, ctypes.byref(millijoules))
-        if status == _NOT_SUPPORTED:  # before Volta
+        try:
+            return self._card.joules()
+        except NotSupported:
             return self._power_over_time()
-        _check(status)
-        return millijoules.value / 1e3
 
     def _power_over_time(self) -> float:
-        milliwatts = ctypes.c_uint()
-        _check(self._nvml.nvmlDeviceGetPowerUsage(self._card, ctypes.byref(milliwatts)))
-        now = time.monotonic()
-        self._joules += milliwatts.value / 1e3 * (now - self._read_at)
+        watts, now = self._card.watts(), time.monotonic()
+        self._joules += watts * (now - self._read_at)
         self._read_at = now
         return self._joules
-
-
-def _check(status: int) -> None:
-    if status != _SUCCESS:
-        raise OSError(f"NVML answered {status}")
 
 
 class PackageCounter:

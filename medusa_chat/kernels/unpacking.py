@@ -16,7 +16,7 @@ import triton
 import triton.language as tl
 from triton import knobs
 
-from medusa_chat.kernels.packing import ROTATION, PackedWeight
+from medusa_chat.kernels.packing import ROTATION
 
 INTERPRETED = knobs.runtime.interpret  # no inline assembly there
 _ROTATION = tl.constexpr(ROTATION)
@@ -35,13 +35,13 @@ class Decoding:
     second: str | None = None
 
 
-def decoding_of(weight: PackedWeight, num_warps: int, *, by_table: bool) -> Decoding:
-    """For programs of so many warps."""
+def decoding_of(lookup: tuple[int, ...], num_warps: int, *, by_table: bool) -> Decoding:
+    """Of codes with these byte planes, for programs of so many warps."""
     if INTERPRETED:
         return Decoding()
     if by_table:
-        return Decoding(_filling(weight.lookup, num_warps), *_lookup())
-    return Decoding(None, *_arithmetic(weight.lookup))
+        return Decoding(_filling(lookup, num_warps), *_lookup())
+    return Decoding(None, *_arithmetic(lookup))
 
 
 def has_room_for_tables(device: torch.device) -> bool:

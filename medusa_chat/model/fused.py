@@ -50,6 +50,10 @@ class _Layer:
     gate_up: Product
     down: Product
 
+    def mlp(self, normed: torch.Tensor) -> torch.Tensor:
+        """(M, D) -> partial sums (S, M, D) float32."""
+        return self.down(gate(self.gate_up(normed), normed.dtype))
+
 
 class FusedModel(BaseModel):
     """Takes over a BaseModel's weights; the model it came from can't run any more."""
@@ -162,19 +166,20 @@ class FusedModel(BaseModel):
 
         Only device memory is read and written: a CUDA graph can hold it.
         """
+        norms = [*(layer.input_norm for layer in self._layers), self._norm]
         stream = F.embedding(ids, self.embedding).float()  # (M, D)
-        partial = None
-        for number, layer in enumerate(self._layers):
+        stream, normed = add_norm(stream, None, norms[0], self._eps)
+        # Partial sums have no names: what is added up is free, and attention takes that memory.
+        for number, (layer, next_norm) in enumerate(zip(self._layers, norms[1:], strict=True)):
             keys, values = store[number, 0, 0], store[number, 1, 0]
-            stream, normed = add_norm(stream, partial, layer.input_norm, self._eps)
             queries = rotate_and_append(
                 layer.qkv(normed), self._shape, self._turns, placement.length, placement.depths,
                 keys, values, layer.head_norms,
             )  # fmt: skip
             mixed = attention(queries, keys, values, self._shape, placement, self._scale)
             stream, normed = add_norm(stream, layer.out(mixed), layer.mlp_norm, self._eps)
-            partial = layer.down(gate(layer.gate_up(normed), self.dtype))
-        return add_norm(stream, partial, self._norm, self._eps)[1]
+            stream, normed = add_norm(stream, layer.mlp(normed), next_norm, self._eps)
+        return normed
 
     def _take_over(self, layer: Any) -> _Layer:
         attention_, mlp = layer.self_attn, layer.mlp

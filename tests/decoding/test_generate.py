@@ -7,13 +7,14 @@ from itertools import islice
 import pytest
 import torch
 
+from medusa_chat.decoder_memory import SPARE_ROWS
 from medusa_chat.decoding.draft import Candidates
 from medusa_chat.decoding.generate import Context, Step, generate
 from medusa_chat.decoding.planning import Plan
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.heads import MedusaHeads
-from medusa_chat.records import SamplingOptions
+from medusa_chat.records import MAX_TREE_SIZE, SamplingOptions
 from tests.tiny import TableModel, random_heads, table_heads, tiny_llama
 
 PLAIN = Plan(Candidates([]))
@@ -90,12 +91,14 @@ def test_nothing_after_eos(eos: int, expected: list[int]) -> None:
 
 def test_stops_when_the_context_is_full() -> None:
     base = tiny_llama(context=40)
-    for heads, tree in ((None, PLAIN), (random_heads(base, 3), WIDE)):
+    widest = Plan(Candidates([(rank,) for rank in range(MAX_TREE_SIZE - 1)]))
+    for heads, tree in ((None, PLAIN), (random_heads(base, 3), WIDE), (random_heads(base, 3), widest)):
         context = Context(base.new_cache())
         steps = run(base, heads, tree, SamplingOptions(temperature=0.0, max_tokens=500), context=context)
         assert steps[-1].finish_reason == "context"
         assert len(ids(steps)) + 2 == 40
         assert context.cache.length <= 40
+        assert context.cache.capacity == 40 + SPARE_ROWS  # no tree needed more rows than were planned
 
 
 def test_options_are_read_at_every_step() -> None:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
-import ctypes
+import sys
 import time
-from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
-from typing import Any
 
 import pytest
 import torch
 
 from medusa_chat.engine import energy
 from medusa_chat.engine.energy import CardCounter, EnergyMeter, PackageCounter, energy_meter
+from tests.driver import NVMLErrorNotSupported, fake_nvml
 
 
 def zone(folder: Path, name: str, kind: str, microjoules: int, largest: int = 1_000_000) -> Path:
@@ -92,44 +90,25 @@ def test_a_counter_that_does_not_count_tells_nothing(reading: float, monkeypatch
     assert meter.used() is None
 
 
-def nvml(**functions: Any) -> SimpleNamespace:
-    """A driver that knows the card GPU-1 and has these functions: of no argument, what they tell."""
-
-    def telling(tell: Callable[[], int | None]) -> Callable[..., int]:
-        def function(card: ctypes.c_void_p, told: Any) -> int:
-            number = tell()
-            if card.value != 7 or number is None:
-                return 3  # not supported
-            told._obj.value = number
-            return 0
-
-        return function
-
-    def handle(uuid: bytes, told: Any) -> int:
-        told._obj.value = 7
-        return 0 if uuid == b"GPU-1" else 6  # not found
-
-    return SimpleNamespace(
-        nvmlInit_v2=lambda: 0,
-        nvmlDeviceGetHandleByUUID=handle,
-        **{name: telling(tell) for name, tell in functions.items()},
-    )
-
-
 def test_a_card_with_an_energy_counter(monkeypatch: pytest.MonkeyPatch) -> None:
-    library = nvml(nvmlDeviceGetTotalEnergyConsumption=lambda: 2**40 + 123)
-    monkeypatch.setattr(ctypes, "CDLL", {energy._NVML: library}.get)
+    module = fake_nvml(nvmlDeviceGetTotalEnergyConsumption=lambda handle: 2**40 + 123)
+    monkeypatch.setitem(sys.modules, "pynvml", module)
+    with pytest.raises(OSError, match="NVML: Not Found"):
+        CardCounter("card")
+    assert module.num_open == 0
     assert CardCounter("GPU-1").read() == pytest.approx((2**40 + 123) / 1000)
-    with pytest.raises(OSError, match="NVML answered 6"):
-        CardCounter("GPU-2")
+    assert module.num_open == 1
 
 
 def test_a_card_that_tells_its_power_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(handle: object) -> None:
+        raise NVMLErrorNotSupported("Not Supported")
+
     now, watts = [10.0], iter((200_000, 100_000))
-    library = nvml(
-        nvmlDeviceGetTotalEnergyConsumption=lambda: None, nvmlDeviceGetPowerUsage=lambda: next(watts)
+    module = fake_nvml(
+        nvmlDeviceGetTotalEnergyConsumption=fail, nvmlDeviceGetPowerUsage=lambda handle: next(watts)
     )
-    monkeypatch.setattr(ctypes, "CDLL", {energy._NVML: library}.get)
+    monkeypatch.setitem(sys.modules, "pynvml", module)
     monkeypatch.setattr("medusa_chat.engine.energy.time.monotonic", lambda: now[0])
     counter = CardCounter("GPU-1")
     now[0] = 10.5

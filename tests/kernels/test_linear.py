@@ -155,6 +155,27 @@ def test_each_row_has_a_layer_of_its_own(
     torch.testing.assert_close(parts.sum(0), linear_each_reference(x, weight)[0], rtol=2e-3, atol=2e-3)
 
 
+@pytest.mark.parametrize("kind", ["4bit", "int8", "float"])
+@pytest.mark.parametrize("each", [False, True])
+def test_the_op_is_what_it_says_to_tracers(kind: str, each: bool) -> None:
+    weight = packed(kind, 3 * 70, 320, DTYPES[0], bias=each)
+    x = torch.randn(3, 320, device=DEVICE).to(DTYPES[0])
+    fields = weight.scales, weight.table, weight.lookup, weight.bias
+    torch.library.opcheck(torch.ops.medusa_chat.linear, (x, weight.data, each, 2, *fields, 64, 4, 3, False))
+
+
+@pytest.mark.parametrize("kind", ["4bit", "int8", "float"])
+def test_a_compiled_function_calls_the_op(kind: str) -> None:
+    weight = packed(kind, 3 * 70, 320, DTYPES[0])
+
+    def both(x: torch.Tensor) -> torch.Tensor:
+        return linear_each(x, weight, Tiling(2, 64)).sum(0) + linear(x, weight, Tiling(2, 64)).sum()
+
+    x = torch.randn(3, 320, device=DEVICE).to(DTYPES[0])
+    compiled = torch.compile(both, fullgraph=True, backend="aot_eager")
+    torch.testing.assert_close(compiled(x), both(x), rtol=0, atol=0)
+
+
 @ON_GPU
 @pytest.mark.gpu
 @pytest.mark.parametrize("kind", ["4bit", "int8", "float"])

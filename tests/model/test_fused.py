@@ -11,6 +11,7 @@ from transformers import AutoModelForCausalLM, LlamaConfig, Qwen2Config, Qwen3Co
 
 pytest.importorskip("triton")
 
+from medusa_chat.decoder_memory import SPARE_ROWS
 from medusa_chat.decoding.generate import generate, new_context
 from medusa_chat.decoding.planning import fixed_plan, plain_plan
 from medusa_chat.decoding.proposing import dynamic_candidates
@@ -194,6 +195,30 @@ def test_drafts_without_heads_tell_of_the_sizes_they_can_have(tmp_path: Any) -> 
     assert {size for step in drafted if step.outlook for size in step.outlook} == {1, 4, 8, 16}
     plain = [token for step in reply(plain_plan(CUDA)) for token in step.ids]
     assert [token for step in drafted for token in step.ids] == plain
+
+
+@pytest.mark.parametrize("kind", ["block", "path"])
+@torch.inference_mode()
+def test_up_to_the_end_of_the_context_no_more_rows_are_taken_than_planned(tmp_path: Any, kind: str) -> None:
+    """Steps are launched ahead of what the host knows, and trees are of the largest size."""
+    base = opened(saved(tmp_path, LlamaConfig(**SIZES)), "none")
+    base.context_length = 1500
+    heads: MedusaHeads = random_path_heads(base, 3, torch.arange(0, 3000, 2, device=CUDA))
+    if kind == "block":
+        heads = BlockHeads(torch.zeros(1, 3, 576, 576), torch.zeros(1, 3, 1, 576))
+    fused, heads = fastest(base, heads.to(CUDA, torch.bfloat16).requires_grad_(False))
+    candidates = dynamic_candidates(heads, CUDA)
+    options = SamplingOptions(temperature=0.0, max_tokens=1000)
+    prompt = [5, 6, 7, 8] * 340
+
+    def reply(plan: Any) -> list[int]:
+        context = new_context(fused, heads)
+        steps = list(generate(fused, heads, context, prompt, lambda: options, lambda _: plan))
+        assert steps[-1].finish_reason == "context"
+        assert context.cache.capacity == 1500 + SPARE_ROWS
+        return [token for step in steps for token in step.ids]
+
+    assert reply(fixed_plan(candidates, 64)) == reply(plain_plan(CUDA))
 
 
 @torch.inference_mode()

@@ -14,6 +14,7 @@ pytest.importorskip("triton")
 from medusa_chat.bench.random_model import random_heads, random_model
 from medusa_chat.bench.shapes import SHAPES, RandomKind, Shape
 from medusa_chat.bench.steps import NUM_HEADS, step_seconds
+from medusa_chat.decoder_memory import SPARE_ROWS
 from medusa_chat.decoding.generate import new_context
 from medusa_chat.machine import gpu_bytes_of_this_process
 from medusa_chat.memory_plan import MemoryPlan, plan_memory
@@ -204,7 +205,7 @@ def test_a_cache_shrinks_by_way_of_the_host() -> None:
         before = torch.cuda.memory_allocated()
         taken = cache.num_bytes
         cache.shrink(2048)
-        assert taken - cache.num_bytes == taken * (CONTEXT + 128 - 2048) // (CONTEXT + 128)
+        assert taken - cache.num_bytes == taken * (CONTEXT + SPARE_ROWS - 2048) // (CONTEXT + SPARE_ROWS)
         assert torch.cuda.memory_allocated() <= before - (taken - cache.num_bytes) + 2**20
         base.prefill(torch.arange(10, device=CUDA)[None], cache)
         assert torch.equal(cache.store.numbers[..., :1500, :], rows)
