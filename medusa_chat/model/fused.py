@@ -7,7 +7,7 @@ whatever else is computed beside it: plain decoding, prefill and the nodes of an
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import torch
@@ -22,6 +22,7 @@ from medusa_chat.kernels.pointwise import add_norm, gate
 from medusa_chat.kernels.rotary import HeadNorms, HeadShape, rotate_and_append
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
+from medusa_chat.model.lasting import LastingMemory
 from medusa_chat.model.packed import pack_modules, quantize_rows, rows_of
 from medusa_chat.records import LMHeadPrecision
 
@@ -68,6 +69,7 @@ class FusedModel(BaseModel):
         self.context_length = base.context_length
         self._shape = HeadShape(config.num_attention_heads, config.num_key_value_heads, head_dim)
         self._scale = head_dim**-0.5
+        self.lasting = LastingMemory(self.device)
         self._eps: float = config.rms_norm_eps
         # A step launched ahead may reach beyond the context before the host knows that the reply is over.
         self._turns = _turns(decoder.rotary_emb, self.context_length + 4 * (MAX_DEPTH + 1))
@@ -99,7 +101,11 @@ class FusedModel(BaseModel):
 
     def product(self, modules: Sequence[Any]) -> Product:
         """The linear modules' weights, taken over and stacked by rows."""
-        return self.cut(pack_modules(modules, self.dtype))
+        weight = pack_modules(modules, self.dtype)
+        if weight.scales is not None:
+            with self.lasting.taken():
+                weight = replace(weight, data=weight.data.clone(), scales=weight.scales.clone())
+        return self.cut(weight)
 
     def cut(self, weight: PackedWeight) -> Product:
         return Product(weight, default_tiling(weight, self.device))
@@ -107,7 +113,7 @@ class FusedModel(BaseModel):
     def quantised_lm_head(self) -> Product:
         """The LM head in 4 bits, beside the whole one."""
         head = self.causal_lm.get_output_embeddings()
-        return self.cut(quantize_rows(head.weight, head.bias))
+        return self.cut(quantize_rows(head.weight, self.lasting, head.bias))
 
     @property
     def is_4bit(self) -> bool:
@@ -119,7 +125,7 @@ class FusedModel(BaseModel):
         if self._output.weight.table is not None:
             product = self.cut(rows_of(self._output.weight, vocabulary))
         elif self.is_4bit:
-            product = self.cut(quantize_rows(self.lm_head_weight[vocabulary]))
+            product = self.cut(quantize_rows(self.lm_head_weight[vocabulary], self.lasting))
         else:
             rows = self.lm_head_weight[vocabulary]  # (V', D)
             return lambda hidden: F.linear(hidden, rows)

@@ -35,13 +35,13 @@ class FusedHeads(MedusaHeads):
         super().__init__(None if heads.vocabulary is None else heads.vocabulary.to(base.device), heads.config)
         self._sizes = heads.num_heads, heads.num_layers, heads.hidden_size, heads.lm_head_size
         self._blocks = [
-            base.cut(quantize_rows(weight.flatten(0, 1), bias.flatten(), base.device))
+            base.cut(quantize_rows(weight.flatten(0, 1), base.lasting, bias.flatten()))
             for weight, bias in zip(heads.weight.data, heads.bias.data, strict=True)
         ]
         heads.weight.data = heads.weight.data.new_empty(0)
         self._lm_heads: Product | None = None
         if heads.lm_heads is not None:
-            self._lm_heads = base.cut(quantize_rows(heads.lm_heads.data.flatten(0, 1), None, base.device))
+            self._lm_heads = base.cut(quantize_rows(heads.lm_heads.data.flatten(0, 1), base.lasting))
             heads.lm_heads = None
 
     @property

@@ -63,5 +63,5 @@ def draft_product(weight: torch.Tensor, base: FusedModel) -> Product:
     """(N, K) weights as a product, quantised as the base is if they can be."""
     packed = pack_float([weight.data])
     if base.is_4bit and weight.shape[1] % GROUP == 0:
-        packed = quantize_rows(weight.data)
+        packed = quantize_rows(weight.data, base.lasting)
     return base.cut(packed)

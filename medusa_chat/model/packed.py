@@ -9,6 +9,7 @@ from typing import Any
 import torch
 
 from medusa_chat.kernels.packing import PackedWeight, codes_of, pack_4bit, pack_float, pack_int8
+from medusa_chat.model.lasting import LastingMemory
 
 _ROWS_AT_ONCE = 2048
 
@@ -34,16 +35,17 @@ def pack_modules(modules: Sequence[Any], dtype: torch.dtype) -> PackedWeight:
 
 
 def quantize_rows(
-    weight: torch.Tensor, bias: torch.Tensor | None = None, device: torch.device | None = None
+    weight: torch.Tensor, lasting: LastingMemory, bias: torch.Tensor | None = None
 ) -> PackedWeight:
-    """(N, K) in 16 bits and (N,) or None -> NF4 on the device, for products that need no precision."""
+    """(N, K) in 16 bits and (N,) or None -> NF4 in that memory, for products that need no precision."""
     # In parts: laying an LM head out at once would take four times its own memory.
-    device = device or weight.device
+    device = lasting.device
     whole: PackedWeight | None = None
     for start in range(0, len(weight), _ROWS_AT_ONCE):
         part = _quantize_rows(weight[start : start + _ROWS_AT_ONCE].to(device))
         if whole is None:
-            whole = _room_for(len(weight), part)
+            with lasting.taken():
+                whole = _room_for(len(weight), part)
         end = start + part.num_outputs
         for rows, values in ((whole.data, part.data), (whole.scales, part.scales)):
             assert rows is not None

@@ -14,6 +14,7 @@ from medusa_chat.decoding.proposing import dynamic_candidates
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.fused import FusedModel
 from medusa_chat.model.fused_heads import fused_heads
+from medusa_chat.model.lasting import LastingMemory
 from medusa_chat.model.packed import quantize_rows
 from medusa_chat.records import SamplingOptions
 from tests.tiny import random_path_heads, tiny_llama
@@ -33,7 +34,7 @@ def small_model(*, is_tied: bool) -> BaseModel:
 @torch.inference_mode()
 def test_logits_are_those_of_the_rounded_head(is_tied: bool) -> None:
     base = small_model(is_tied=is_tied)
-    rounded = quantize_rows(base.lm_head_weight)
+    rounded = quantize_rows(base.lm_head_weight, LastingMemory(base.device))
     fused = FusedModel(base, "4bit")
     hidden = torch.randn(5, 64, device=DEVICE).half()
     logits = fused.logits(hidden)
@@ -48,7 +49,7 @@ def test_logits_are_those_of_the_rounded_head(is_tied: bool) -> None:
 @pytest.mark.parametrize("is_tied", [True, False])
 def test_the_whole_head_is_given_up_unless_it_is_the_embedding(is_tied: bool) -> None:
     full, base = FusedModel(small_model(is_tied=is_tied)), small_model(is_tied=is_tied)
-    rounded = quantize_rows(base.lm_head_weight)
+    rounded = quantize_rows(base.lm_head_weight, LastingMemory(base.device))
     small = FusedModel(base, "4bit")
     assert small.num_bytes - full.num_bytes == rounded.num_bytes - (0 if is_tied else 2 * 200 * 64)
     head = base.causal_lm.get_output_embeddings().weight

@@ -7,10 +7,12 @@ import torch
 
 from medusa_chat.bench.random_model import random_linear
 from medusa_chat.model import packed
+from medusa_chat.model.lasting import LastingMemory
 from medusa_chat.model.packed import pack_modules, quantize_rows, rows_of
 from medusa_chat.records import Quantization
 
 CPU = torch.device("cpu")
+LASTING = LastingMemory(CPU)
 
 
 @pytest.mark.parametrize("quantization", ["4bit", "8bit", "none"])
@@ -33,7 +35,10 @@ def test_one_whole_weight_is_taken_as_it_is() -> None:
 def test_some_rows_of_a_quantised_weight_are_those_rows_quantised() -> None:
     weight, bias = torch.randn(70, 128).bfloat16(), torch.randn(70)
     some = torch.tensor([3, 69, 12])
-    rows, alone = rows_of(quantize_rows(weight, bias), some), quantize_rows(weight[some], bias[some])
+    rows, alone = (
+        rows_of(quantize_rows(weight, LASTING, bias), some),
+        quantize_rows(weight[some], LASTING, bias[some]),
+    )
     assert rows.num_outputs == 3
     assert torch.equal(rows.data, alone.data)
     assert torch.equal(rows.dequantized(), alone.dequantized())
@@ -43,9 +48,9 @@ def test_some_rows_of_a_quantised_weight_are_those_rows_quantised() -> None:
 
 def test_rows_quantised_in_parts_are_those_quantised_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.randn(70, 128).bfloat16()
-    at_once = quantize_rows(rows)
+    at_once = quantize_rows(rows, LASTING)
     monkeypatch.setattr(packed, "_ROWS_AT_ONCE", 32)
-    in_parts = quantize_rows(rows)
+    in_parts = quantize_rows(rows, LASTING)
     assert (in_parts.num_outputs, in_parts.num_inputs) == (70, 128)
     assert torch.equal(in_parts.data, at_once.data)
     assert torch.equal(in_parts.dequantized(), at_once.dequantized())
