@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
 from itertools import chain
-from typing import Self
 from urllib.parse import urlsplit
 
 from textual.content import Content
@@ -46,7 +45,6 @@ class ReplyText(Widget):
         self._waiting: list[Part] = []
         self._width = 0
         self._lines: list[Content] = []
-        self._strips: dict[int, Strip] = {}  # by number, those of the lines that have been drawn
         self.feed(pieces)
 
     @property
@@ -110,7 +108,6 @@ class ReplyText(Widget):
             self._width = width
             self._shown = {part: self._lines_of(part) for part in self._shown}
             self._lines = self._all_lines()
-            self._strips.clear()
         return self._lines
 
     def _all_lines(self) -> list[Content]:
@@ -124,20 +121,17 @@ class ReplyText(Widget):
             return
         before, self._lines = self._lines, self._all_lines()
         num_same = _num_same(before, self._lines)
-        for number in range(num_same, len(before)):
-            self._strips.pop(number, None)
         changed = Region(0, num_same, self._width, max(len(before), len(self._lines)) - num_same)
         self.refresh(changed, layout=len(before) != len(self._lines))
 
     # What Textual asks for
 
-    def refresh(
-        self, *regions: Region, repaint: bool = True, layout: bool = False, recompose: bool = False
-    ) -> Self:
-        """As any widget's. Where no region is named all lines look otherwise: a theme, a selection."""
-        if repaint and not regions:
-            self._strips.clear()
-        return super().refresh(*regions, repaint=repaint, layout=layout, recompose=recompose)
+    def _size_updated(
+        self, size: Size, virtual_size: Size, container_size: Size, layout: bool = True
+    ) -> bool:
+        if size.width == self._size.width:
+            self._size = size  # or else Textual would forget the drawn lines of a widget that gets higher
+        return super()._size_updated(size, virtual_size, container_size, layout)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
         return len(self._lines_at(width)) if width else 0
@@ -146,12 +140,7 @@ class ReplyText(Widget):
         return Content("\n").join(self._lines_at(self.content_size.width or self._width or 1))
 
     def render_line(self, y: int) -> Strip:
-        strip = self._strips.get(y)
-        if strip is None:
-            strip = self._strips[y] = self._drawn(y, self.content_size.width)
-        return strip
-
-    def _drawn(self, y: int, width: int) -> Strip:
+        width = self.content_size.width
         lines = self._lines_at(width)
         if y >= len(lines):
             return Strip.blank(width, self.visual_style.rich_style)

@@ -64,13 +64,11 @@ async def test_a_growth_draws_the_last_part_only(
         await chat.until(lambda: "199. paragraph" in chat.screen())
         parsed: set[Part] = set()
         drawn: list[int] = []
-        parse, draw = ReplyText._lines_of, ReplyText._drawn
+        parse, draw = ReplyText._lines_of, ReplyText.render_line
         monkeypatch.setattr(
             ReplyText, "_lines_of", lambda text, part: (parsed.add(part), parse(text, part))[1]
         )
-        monkeypatch.setattr(
-            ReplyText, "_drawn", lambda text, y, width: (drawn.append(y), draw(text, y, width))[1]
-        )
+        monkeypatch.setattr(ReplyText, "render_line", lambda text, y: (drawn.append(y), draw(text, y))[1])
         reply.feed([("The end.\n", 1)])
         await chat.until(lambda: "The end." in chat.screen())
         assert 1 <= len(parsed) <= 2  # one may be full, and another one begun
