@@ -29,6 +29,8 @@ from medusa_chat.records import (
     SamplingOptions,
 )
 
+# Chunks are handed on this often: each hand-over costs the screen a Markdown parse and a layout.
+_SECONDS_BETWEEN_CHUNKS = 1 / 10
 _MOST_LETTERS = 2**16  # at once: of an engine that floods; a key is looked at before the next
 
 
@@ -56,7 +58,7 @@ class EngineLink:
         self._jobs: asyncio.Queue[_Load | _Question] = asyncio.Queue()
         self._chunks: list[Chunk] = []
         self._num_letters = 0  # in them
-        self._hand_over: asyncio.Handle | None = None
+        self._hand_over: asyncio.TimerHandle | None = None
 
     def load(self, request: LoadRequest, post: Post) -> None:
         """Answered by LoadProgressed…, then EngineReady or LoadFailed."""
@@ -115,8 +117,8 @@ class EngineLink:
             self._hand_over_chunks(post)
             await asyncio.sleep(0)
         elif self._hand_over is None:
-            # With all that came with it: each hand-over costs the screen a Markdown parse and a layout.
-            self._hand_over = asyncio.get_running_loop().call_soon(self._hand_over_chunks, post)
+            loop = asyncio.get_running_loop()
+            self._hand_over = loop.call_later(_SECONDS_BETWEEN_CHUNKS, self._hand_over_chunks, post)
 
     def _hand_over_chunks(self, post: Post) -> None:
         if self._hand_over is not None:

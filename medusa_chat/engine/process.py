@@ -35,11 +35,6 @@ WORKER_COMMAND = (sys.executable, "-P", "-m", "medusa_chat.engine.worker")
 # busy program: by default 46 and about 1000 ms, with 10000 spins 46 and 209, with 1000 spins 68 and 115.
 _WORKER_ENVIRONMENT = {"GOMP_SPINCOUNT": "10000"}
 _MAX_LINE_BYTES = 16 * 2**20
-# What is said in between waits in the pipe, where it outlives an engine that is killed. Who waits for each
-# line is woken by each, often on the engine's own processor: in 150 tokens it was displaced 71 times, now 3.
-_SECONDS_BETWEEN_READS = 1 / 10
-_PIECE_BYTES = 2**16
-_MUCH_BYTES = 2**14  # of an engine that floods: it would fill the pipe, and wait
 _SECONDS_TO_END = 3.0
 
 
@@ -65,7 +60,6 @@ class EngineProcess:
     def __init__(self, command: Sequence[str] = WORKER_COMMAND) -> None:
         self._command = tuple(command)
         self._process: asyncio.subprocess.Process | None = None
-        self._events_pipe: asyncio.ReadTransport | None = None
         self._stderr_tail: deque[str] = deque(maxlen=20)
         self._stderr_reader: asyncio.Task[None] | None = None
 
@@ -134,19 +128,16 @@ class EngineProcess:
 
     async def _start(self) -> None:
         self._stderr_tail.clear()
-        loop = asyncio.get_running_loop()
-        # As asyncio.create_subprocess_exec, which doesn't give out the pipe.
-        transport, protocol = await loop.subprocess_exec(
-            lambda: asyncio.subprocess.SubprocessStreamProtocol(limit=_MAX_LINE_BYTES, loop=loop),
+        self._process = await asyncio.create_subprocess_exec(
             *self._command,
+            stdin=asyncio.subprocess.PIPE,
+            stdout=asyncio.subprocess.PIPE,
+            stderr=asyncio.subprocess.PIPE,
+            limit=_MAX_LINE_BYTES,
             env={**_WORKER_ENVIRONMENT, **os.environ},
             # Its own group: Ctrl+C in the terminal is the UI's to handle.
             process_group=0 if os.name == "posix" else None,
         )
-        self._process = asyncio.subprocess.Process(transport, protocol, loop)
-        pipe = transport.get_pipe_transport(1)
-        assert isinstance(pipe, asyncio.ReadTransport)
-        self._events_pipe = pipe
         self._stderr_reader = asyncio.create_task(self._keep_stderr(self._process))
 
     async def _keep_stderr(self, process: asyncio.subprocess.Process) -> None:
@@ -164,28 +155,15 @@ class EngineProcess:
         if process is None:
             raise EngineCrashed("The engine is not running. Load a model first.")
         assert process.stdout is not None
-        rest = b""
-        while piece := await process.stdout.read(_PIECE_BYTES):
-            *lines, rest = (rest + piece).split(b"\n")
-            for line in lines:
-                event = wire.decode_event(line)
-                if isinstance(event, wire.Failed):
-                    raise _error_named(event.error)(event.message)
-                yield event
-            if len(piece) < _MUCH_BYTES:
-                await self._let_events_gather()
+        while line := await process.stdout.readline():
+            event = wire.decode_event(line)
+            if isinstance(event, wire.Failed):
+                raise _error_named(event.error)(event.message)
+            yield event
         await process.wait()
         if self._stderr_reader is not None:
             await self._stderr_reader
         raise EngineCrashed(self._crash_reason(process.returncode))
-
-    async def _let_events_gather(self) -> None:
-        assert self._events_pipe is not None
-        self._events_pipe.pause_reading()
-        try:
-            await asyncio.sleep(_SECONDS_BETWEEN_READS)
-        finally:
-            self._events_pipe.resume_reading()
 
     def _crash_reason(self, status: int | None) -> str:
         last_words = next((line for line in reversed(self._stderr_tail) if line.strip()), "")
