@@ -130,7 +130,11 @@ class ReplyText(Widget):
         self, size: Size, virtual_size: Size, container_size: Size, layout: bool = True
     ) -> bool:
         if size.width == self._size.width:
-            self._size = size  # or else Textual would forget the drawn lines of a widget that gets higher
+            # Textual would forget all lines of a widget that gets higher. Those below its old end are stale:
+            # they may have been drawn, empty, before there was room for them.
+            end = max(min(size.height, self._size.height) - self.styles.gutter.bottom, 0)
+            self._styles_cache.set_dirty(Region(0, end, size.width, size.height - end))
+            self._size = size
         return super()._size_updated(size, virtual_size, container_size, layout)
 
     def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
