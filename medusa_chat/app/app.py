@@ -31,8 +31,8 @@ from medusa_chat.app.messages import ConversationRead, EngineChanged
 from medusa_chat.app.models.fetching import ToFetch, fetch_nothing
 from medusa_chat.app.notifying import Notifier
 from medusa_chat.app.panel import Panel
+from medusa_chat.app.part_lines import warm_up
 from medusa_chat.app.prompt import Prompt
-from medusa_chat.app.safe_markdown import warm_up
 from medusa_chat.app.settings_screen import SettingsScreen
 from medusa_chat.app.sidebar import Sidebar
 from medusa_chat.app.slash import SlashCommands

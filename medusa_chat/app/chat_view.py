@@ -14,7 +14,7 @@ from textual.widget import Widget
 from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
-from medusa_chat.app.safe_markdown import View
+from medusa_chat.app.part_lines import View
 from medusa_chat.app.stack import Even, once_laid_out
 from medusa_chat.app.turn_list import MessageWidget, TurnList
 from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
@@ -222,6 +222,11 @@ class ChatView(VerticalScroll, Even):
     def _end_settling(self) -> None:
         self._lines_below = None
         self._is_growing = False
+
+    def _scroll_update(self, virtual_size: Size) -> None:
+        super()._scroll_update(virtual_size)
+        # The layout that it follows draws all of the view. Textual would draw the bar again in a next frame.
+        self.vertical_scrollbar._repaint_required = False
 
     def arrange(self, size: Size, optimal: bool = False) -> DockArrangeResult:
         """Keeps what is seen in its place while turns above it come or go, in the same frame."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass
 
 from textual import on
@@ -31,6 +32,7 @@ from medusa_chat.settings import Settings
 
 _SECONDS_BETWEEN_SAVES = 0.7
 _QUESTIONS_REMEMBERED = 200
+_SECONDS_BETWEEN_FIGURES = 0.25  # drawing them costs half of what the text does
 _WAITING, _UNDER_WAY = "waiting for the model …", "…"  # below a reply that has no text yet
 
 
@@ -86,6 +88,7 @@ class Exchange(Vertical):
         self.keeper = Keeper(history, self.say)
         self._plain = PlainReference()
         self.meter = ReplyMeter(self._plain)
+        self._measured_at = 0.0
         self._next: _Wanted | None = None  # when the reply under way has ended
 
     def compose(self) -> ComposeResult:
@@ -205,7 +208,9 @@ class Exchange(Vertical):
     def show_growth(self, event: ReplyGrew) -> None:
         if self._answer is not None:
             self._answer.grow(event.chunks)
-            self.post_message(self.Measured())
+            if time.monotonic() - self._measured_at >= _SECONDS_BETWEEN_FIGURES:
+                self._measured_at = time.monotonic()
+                self.post_message(self.Measured())
 
     @on(ReplyEnded)
     async def end_answer(self, event: ReplyEnded) -> None:
@@ -238,6 +243,7 @@ class Exchange(Vertical):
             if answer.reply.turn is not None:
                 answer.widget.show_place(self._place_of(answer.reply.turn))
             self._save_beside()
+            self.post_message(self.Measured())
             asked = [turn.content for turn in self.conversation.turns if turn.role == "user"]
             self.post_message(self.Ended(asked[-1] if asked else ""))
 

@@ -3,86 +3,69 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from itertools import chain
+from urllib.parse import urlsplit
 
-from textual.app import ComposeResult
-from textual.widgets import Static
+from textual.content import Content
+from textual.geometry import Region, Size
+from textual.strip import Strip
+from textual.style import Style
+from textual.visual import Visual
+from textual.widget import Widget
 
 from medusa_chat.app.conversation import Piece
+from medusa_chat.app.part_lines import View, part_lines
 from medusa_chat.app.parts import Part, Parts
-from medusa_chat.app.safe_markdown import SafeMarkdown, View
-from medusa_chat.app.stack import Stack
+from medusa_chat.app.stack import once_laid_out
 
-_PARTS_A_SHELF = 12
-_MOST_SHELVES = 12
-_MOST_PARTS = _MOST_SHELVES * _PARTS_A_SHELF
+_MOST_PARTS = 144
+_PARTS_DROPPED = 12  # at once: what one reads there moves away
 _PARTS_AT_ONCE = 3  # some ms each: a key must not wait for more of them
 _TOO_LONG = "The beginning of this reply is too long for the screen. /export writes all of it."
+_FAINT = "$foreground 45%"
+_OPENED_SCHEMES = ("http", "https")
 
 
-class Shelf(Stack):
-    """Some parts: a full one is no more work to lay out than one widget."""
+class ReplyText(Widget):
+    """Parts, each a Markdown document: only the last is parsed again as the reply grows, and of its lines
+    those are drawn that have changed. Of megabytes only the end stays on the screen.
 
-    def __init__(self) -> None:
-        super().__init__()
-        self.views: dict[Part, SafeMarkdown] = {}
-
-    def compose(self) -> ComposeResult:
-        yield from self.views.values()
-
-    def is_full_without(self, part: Part) -> bool:
-        return part not in self.views and len(self.views) >= _PARTS_A_SHELF
-
-    def show(self, part: Part, seen_as: View) -> None:
-        """Shows the part as it is now, below the others where it is new."""
-        view = self.views.get(part)
-        if view is None:
-            view = self.views[part] = SafeMarkdown(seen_as)
-            if self.is_attached:
-                self.mount(view)
-        view.show(part)
-
-
-class ReplyText(Stack):
-    """Parts, each a Markdown document: only the last is parsed and drawn again as the reply grows.
-
-    Of megabytes only the end stays on the screen.
+    One widget: with one for each part, all of which each frame laid out again, 2,000 lines of code made it
+    twice as dear. Links open only when they lead to the web, and only on a click.
     """
+
+    virtual_size = once_laid_out()
 
     def __init__(self, pieces: Sequence[Piece] = ()) -> None:
         super().__init__()
         self._view: View = "rendered"
         self._parts = Parts()
-        self._shelves: list[Shelf] = []
-        self._too_long = Static(_TOO_LONG, classes="too-long", markup=False)
-        self._too_long.display = False
+        self._shown: dict[Part, list[Content]] = {}  # with their lines, once there is a width
+        self._is_too_long = False
         self._waiting: list[Part] = []
+        self._width = 0
+        self._lines: list[Content] = []
         self.feed(pieces)
-
-    def compose(self) -> ComposeResult:
-        yield self._too_long
-        yield from self._shelves
 
     @property
     def source(self) -> str:
         """The Markdown that is on the screen."""
-        return "".join(view.source for shelf in self._shelves for view in shelf.views.values())
+        return "".join(part.text for part in self._shown)
 
     def show_as(self, view: View) -> None:
         """Shows all of it otherwise."""
         if view != self._view:
             self._view = view
             self.set_class(view != "rendered", "-letters")
-            for shelf in self._shelves:
-                for part in shelf.views.values():
-                    part.show_as(view)
+            self._width = 0
+            self.refresh(layout=True)
 
     def feed(self, pieces: Iterable[Piece]) -> None:
         """Appends to the reply. Much at once is shown bit by bit."""
         is_showing = bool(self._waiting)
         parts = list(dict.fromkeys((*self._waiting, *self._parts.grow(pieces))))
         if len(parts) > _MOST_PARTS:
-            self._too_long.display = True
-            self._drop_shelves(len(self._shelves))  # none of their parts would stay
+            self._drop(len(self._shown))  # none of them would stay
         self._waiting = parts[-_MOST_PARTS:]
         if not self.is_attached:
             self._show(len(parts))
@@ -90,12 +73,10 @@ class ReplyText(Stack):
             self._show_some()
 
     def lay_out_end(self) -> None:
-        """Has the last parts measured once more. Textual caches a widget's height while it waits for a layout
-        that it has asked for: what it gets in between may go unmeasured, and a whole reply stood in one line.
+        """Has it measured once more. Textual caches a widget's height while it waits for a layout that it has
+        asked for: what it gets in between may go unmeasured, and a whole reply stood in one line.
         """
-        for shelf in self._shelves[-1:]:
-            for view in shelf.views.values():
-                view.refresh(layout=True)
+        self.refresh(layout=True)
 
     def _show_some(self) -> None:
         self._show(_PARTS_AT_ONCE)
@@ -106,21 +87,82 @@ class ReplyText(Stack):
         """Puts so many of the parts that wait on the screen."""
         parts, self._waiting = self._waiting[:number], self._waiting[number:]
         for part in parts:
-            if not self._shelves or self._shelves[-1].is_full_without(part):
-                self._add_shelf()
-            self._shelves[-1].show(part, self._view)
+            self._shown[part] = self._lines_of(part)
+        if len(self._shown) > _MOST_PARTS:
+            self._drop(_PARTS_DROPPED)
+        self._take_lines()
 
-    def _add_shelf(self) -> None:
-        shelf = Shelf()
-        self._shelves.append(shelf)
-        if self.is_attached:
-            self.mount(shelf)
-        self._drop_shelves(len(self._shelves) - _MOST_SHELVES)
+    def _drop(self, number: int) -> None:
+        """Takes the first parts off the screen."""
+        self._is_too_long = True
+        for part in list(self._shown)[:number]:
+            del self._shown[part]
 
-    def _drop_shelves(self, number: int) -> None:
-        dropped = self._shelves[: max(number, 0)]
-        del self._shelves[: len(dropped)]
-        for shelf in dropped:
-            self._too_long.display = True
-            if shelf.is_attached:
-                shelf.remove()
+    # Lines
+
+    def _lines_of(self, part: Part) -> list[Content]:
+        return part_lines(part, self._view, self._width) if self._width else []
+
+    def _lines_at(self, width: int) -> list[Content]:
+        if width != self._width:
+            self._width = width
+            self._shown = {part: self._lines_of(part) for part in self._shown}
+            self._lines = self._all_lines()
+        return self._lines
+
+    def _all_lines(self) -> list[Content]:
+        note = Content.styled(_TOO_LONG, _FAINT).wrap(self._width) if self._is_too_long else []
+        return list(chain(note, [Content("")] if note else [], *self._shown.values()))
+
+    def _take_lines(self) -> None:
+        """Draws from the first line on that has changed, and lays out where there are more or fewer."""
+        if not self._width:
+            self.refresh(layout=True)
+            return
+        before, self._lines = self._lines, self._all_lines()
+        num_same = _num_same(before, self._lines)
+        changed = Region(0, num_same, self._width, max(len(before), len(self._lines)) - num_same)
+        self.refresh(changed, layout=len(before) != len(self._lines))
+
+    # What Textual asks for
+
+    def _size_updated(
+        self, size: Size, virtual_size: Size, container_size: Size, layout: bool = True
+    ) -> bool:
+        if size.width == self._size.width:
+            # Textual would forget all lines of a widget that gets higher. Those below its old end are stale:
+            # they may have been drawn, empty, before there was room for them.
+            end = max(min(size.height, self._size.height) - self.styles.gutter.bottom, 0)
+            self._styles_cache.set_dirty(Region(0, end, size.width, size.height - end))
+            self._size = size
+        return super()._size_updated(size, virtual_size, container_size, layout)
+
+    def get_content_height(self, container: Size, viewport: Size, width: int) -> int:
+        return len(self._lines_at(width)) if width else 0
+
+    def render(self) -> Content:
+        return Content("\n").join(self._lines_at(self.content_size.width or self._width or 1))
+
+    def render_line(self, y: int) -> Strip:
+        width = self.content_size.width
+        lines = self._lines_at(width)
+        if y >= len(lines):
+            return Strip.blank(width, self.visual_style.rich_style)
+        line = lines[y]
+        if self.text_selection is not None and (span := self.text_selection.get_span(y)) is not None:
+            start, end = span
+            style = Style.from_styles(self.screen.get_component_styles("screen--selection"))
+            line = line.stylize(style, start, len(line.plain) if end == -1 else end)
+        (strip,) = Visual.to_strips(self, line, width, 1, self.visual_style, apply_selection=False)
+        return strip.apply_offsets(0, y)
+
+    def action_link(self, address: str) -> None:
+        if urlsplit(address).scheme in _OPENED_SCHEMES:
+            self.app.open_url(address)
+
+
+def _num_same(before: Sequence[Content], after: Sequence[Content]) -> int:
+    """How many lines at the beginning look as they did."""
+    pairs = enumerate(zip(before, after, strict=False))
+    differing = (number for number, (old, new) in pairs if old is not new and not old.is_same(new))
+    return next(differing, min(len(before), len(after)))

@@ -11,8 +11,8 @@ from textual.widgets import Static
 from medusa_chat.app.attachments import display_text
 from medusa_chat.app.conversation import Piece, Turn
 from medusa_chat.app.origins import legend, letters_by_origin
+from medusa_chat.app.part_lines import View
 from medusa_chat.app.reply_text import ReplyText
-from medusa_chat.app.safe_markdown import View
 from medusa_chat.app.stack import Stack
 from medusa_chat.printable import printable
 

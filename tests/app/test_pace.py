@@ -15,8 +15,9 @@ from medusa_chat.app.chat_view import ChatView
 from medusa_chat.app.conversation import Conversation
 from medusa_chat.app.engine_link import EngineLink
 from medusa_chat.app.messages import ReplyEnded, ReplyGrew
+from medusa_chat.app.part_lines import View
+from medusa_chat.app.parts import Part
 from medusa_chat.app.reply_text import ReplyText
-from medusa_chat.app.safe_markdown import SafeMarkdown, View
 from medusa_chat.app.stack import Stack
 from medusa_chat.app.turns import AssistantTurn
 from medusa_chat.bench.scripted_engine import FLOOD_BYTES
@@ -61,15 +62,17 @@ async def test_a_growth_draws_the_last_part_only(
         reply.show_as(view)
         reply.feed([(f"{number}. paragraph\n\n", 1) for number in range(200)])
         await chat.until(lambda: "199. paragraph" in chat.screen())
-        drawn: list[SafeMarkdown] = []
-        draw = SafeMarkdown._lines_of
+        parsed: set[Part] = set()
+        drawn: list[int] = []
+        parse, draw = ReplyText._lines_of, ReplyText.render_line
         monkeypatch.setattr(
-            SafeMarkdown, "_lines_of", lambda part, width: (drawn.append(part), draw(part, width))[1]
+            ReplyText, "_lines_of", lambda text, part: (parsed.add(part), parse(text, part))[1]
         )
+        monkeypatch.setattr(ReplyText, "render_line", lambda text, y: (drawn.append(y), draw(text, y))[1])
         reply.feed([("The end.\n", 1)])
         await chat.until(lambda: "The end." in chat.screen())
-        assert len(reply.query(SafeMarkdown)) > 5
-        assert 1 <= len(set(drawn)) <= 2  # one may be full, and another one begun
+        assert 1 <= len(parsed) <= 2  # one may be full, and another one begun
+        assert 1 <= len(set(drawn)) <= 3
 
 
 async def test_much_text_at_once_is_shown_bit_by_bit(
@@ -82,7 +85,7 @@ async def test_much_text_at_once_is_shown_bit_by_bit(
         reply = chat.view.new_reply("")
         await chat.view.show(reply)
         reply.feed([(_CODE, None)])
-        assert len(chat.app.query(SafeMarkdown)) <= 3
+        assert chat.replies[-1].count("line(") <= 60
         reply.feed([("And then.\n", None)])
         await chat.until(lambda: chat.replies[-1] == f"{_CODE}And then.\n")
         assert max(numbers[1:]) <= 3  # the first is that of the empty reply
@@ -119,6 +122,6 @@ async def test_a_flood_is_handed_on_in_pieces_between_which_others_have_their_tu
 
 
 def test_the_first_reply_finds_everything_imported() -> None:
-    program = "from medusa_chat.app.safe_markdown import warm_up; warm_up(); import sys; print(*sys.modules)"
+    program = "from medusa_chat.app.part_lines import warm_up; warm_up(); import sys; print(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert {"medusa_chat.app.markdown_lines", "pygments.lexers.python"} <= set(ended.stdout.split())
