@@ -39,7 +39,8 @@ class PanelWeight:
 
     @property
     def num_bytes(self) -> int:
-        return self.data.nbytes + self.group_scales.nbytes
+        of_codes = self.scales.nbytes if self.data.dtype == torch.int8 else self.group_scales.nbytes
+        return self.data.nbytes + of_codes
 
     @property
     def num_units(self) -> int:
