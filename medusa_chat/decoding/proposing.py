@@ -46,6 +46,10 @@ def propose(
     """
     if isinstance(frame, Growth):
         assert isinstance(heads, PathHeads)
+        if heads.grows_at_once:
+            from medusa_chat.decoding.lean_drafts import grow_at_once  # with a compiler, for CPUs alone
+
+            return grow_at_once(frame, base, heads, hidden, root, num_wanted)
         return grow(frame, base, heads, hidden, root, rank, num_wanted)
     return weigh(frame, root, *_guesses(frame, base, heads, hidden, rank))
 

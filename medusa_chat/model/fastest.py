@@ -40,7 +40,8 @@ def fastest(
     from medusa_chat.model.lean import lean  # with a compiler, which a GPU needs not
     from medusa_chat.model.lean_heads import lean_heads
 
-    return lean(base), None if heads is None else lean_heads(heads)
+    base = lean(base)
+    return base, None if heads is None else lean_heads(heads, base)
 
 
 def _has_kernels(base: BaseModel) -> bool:

@@ -15,15 +15,15 @@ import torch.nn.functional as F
 from torch import nn
 
 from medusa_chat.decoder_memory import LEAN_PREFILL
-from medusa_chat.kernels.cpu.decoder import Decoder, LayerWeights, multiply, rows_dtype
+from medusa_chat.kernels.cpu.decoder import Decoder, LayerWeights, multiply
 from medusa_chat.kernels.cpu.packing import (
     PanelWeight,
-    joined,
     narrowest,
     pack_4bit,
     pack_float,
     pack_int8,
     quantize_int8,
+    rows_dtype,
 )
 from medusa_chat.kernels.packing import GROUP, codes_of
 from medusa_chat.model.base import BaseModel
@@ -113,11 +113,16 @@ class LeanModel(BaseModel):
             torch.set_num_threads(num_threads)
 
     def draft_head(self, vocabulary: torch.Tensor | None) -> Callable[[torch.Tensor], torch.Tensor]:
+        head = self.draft_weight(vocabulary)
+        return lambda hidden: multiply(hidden.to(self._rows_dtype), head)
+
+    def draft_weight(self, vocabulary: torch.Tensor | None) -> PanelWeight:
+        """The rows of the LM head for these tokens, or all, in 8 bits."""
         chosen = slice(None) if vocabulary is None else vocabulary
         bias: torch.Tensor | None = self.causal_lm.get_output_embeddings().bias
         head = quantize_int8(self.lm_head_weight[chosen], None if bias is None else bias[chosen])
         self._draft_heads.append(head)
-        return lambda hidden: multiply(hidden.to(self._rows_dtype), head)
+        return head
 
     def _head_logits(self, hidden: torch.Tensor) -> torch.Tensor:
         rows = hidden.reshape(-1, self.hidden_size).to(self._rows_dtype)
@@ -153,10 +158,10 @@ def _layer_weights(layer: Any, dtype: torch.dtype, rows: torch.dtype) -> LayerWe
     norms = layer.input_layernorm, layer.post_attention_layernorm
     head_norms = [attention.q_norm, attention.k_norm] if hasattr(attention, "q_norm") else []
     return LayerWeights(
-        _pack([attention.q_proj, attention.k_proj, attention.v_proj], torch.cat, dtype, rows),
-        _pack([attention.o_proj], torch.cat, dtype, rows),
-        _pack([mlp.gate_proj, mlp.up_proj], joined, dtype, rows),
-        _pack([mlp.down_proj], torch.cat, dtype, rows),
+        _pack([attention.q_proj, attention.k_proj, attention.v_proj], dtype, rows),
+        _pack([attention.o_proj], dtype, rows),
+        _pack([mlp.gate_proj, mlp.up_proj], dtype, rows),
+        _pack([mlp.down_proj], dtype, rows),
         torch.stack([norm.weight.detach().float() for norm in norms]),
         torch.stack([norm.weight.detach().float() for norm in head_norms])
         if head_norms
@@ -178,39 +183,32 @@ def _is_known(linear: Any) -> bool:
             return type(linear) is nn.Linear
 
 
-def _pack(
-    linears: Sequence[Any],
-    together: Callable[[list[torch.Tensor]], torch.Tensor],
-    dtype: torch.dtype,
-    rows: torch.dtype,
-) -> PanelWeight:
-    """One product in place of several of the same input, whose outputs lie as `together` puts them."""
-    bias = _joined_bias(linears, together)
+def _pack(linears: Sequence[Any], dtype: torch.dtype, rows: torch.dtype) -> PanelWeight:
+    """One product in place of several of the same input, their outputs one after the other."""
+    bias = _joined_bias(linears)
     match type(linears[0]).__name__:
         case "Linear4bit":
             parts = [codes_of(linear.weight) for linear in linears]
-            codes, scales = (together([part[i] for part in parts]) for i in range(2))
+            codes, scales = (torch.cat([part[i] for part in parts]) for i in range(2))
             return pack_4bit(codes, scales, parts[0][2], rows, bias)
         case "Linear8bitLt":
-            codes = together([linear.weight.data for linear in linears])
+            codes = torch.cat([linear.weight.data for linear in linears])
             # Its first forward moves the largest of each output from the weight to the state.
             states = [linear.weight if linear.state.SCB is None else linear.state for linear in linears]
-            largest = together([state.SCB.float()[:, None] for state in states])[:, 0]
+            largest = torch.cat([state.SCB.float() for state in states])
             return pack_int8(codes, largest / 127, bias)
         case _:
-            return pack_float(together([linear.weight.detach().to(dtype) for linear in linears]), bias)
+            return pack_float(torch.cat([linear.weight.detach().to(dtype) for linear in linears]), bias)
 
 
-def _joined_bias(
-    linears: Sequence[Any], together: Callable[[list[torch.Tensor]], torch.Tensor]
-) -> torch.Tensor | None:
+def _joined_bias(linears: Sequence[Any]) -> torch.Tensor | None:
     if all(linear.bias is None for linear in linears):
         return None
     parts = [
         torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach().float()
         for linear in linears
     ]
-    return together([part[:, None] for part in parts])[:, 0]
+    return torch.cat(parts)
 
 
 def _pack_head(weight: torch.Tensor, bias: torch.Tensor | None) -> PanelWeight:

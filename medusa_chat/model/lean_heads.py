@@ -2,32 +2,60 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
 from torch import nn
 
-from medusa_chat.kernels.cpu.decoder import GatedWeights, advance
-from medusa_chat.kernels.cpu.packing import joined, quantize_int8
+from medusa_chat.kernels.cpu.decoder import multiply
+from medusa_chat.kernels.cpu.drafting import GatedWeights, Grown, advance, grow
+from medusa_chat.kernels.cpu.packing import PanelWeight, quantize_int8, rows_dtype
+from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.lean import LeanModel
 from medusa_chat.model.path_heads import GatedLayer, PathHeads
 
 
-def lean_heads(heads: MedusaHeads) -> MedusaHeads:
-    """LeanPathHeads in place of PathHeads; other kinds are one small product."""
-    if not isinstance(heads, PathHeads) or heads.depth.device.type != "cpu":
+def lean_heads(heads: MedusaHeads, base: BaseModel) -> MedusaHeads:
+    """LeanPathHeads in place of PathHeads, for a base that is lean; other kinds are one small product."""
+    if not isinstance(heads, PathHeads) or not isinstance(base, LeanModel):
         return heads
-    return LeanPathHeads(heads).requires_grad_(False)
+    return LeanPathHeads(heads, base).requires_grad_(False)
 
 
 class LeanPathHeads(PathHeads):
-    """As the heads it is made from."""
+    """As the heads it is made from, for one base model."""
 
-    def __init__(self, heads: PathHeads) -> None:
+    grows_at_once = True
+
+    def __init__(self, heads: PathHeads, base: LeanModel) -> None:
         layers = [PackedGatedLayer(layer) for layer in heads.layers if isinstance(layer, GatedLayer)]
         super().__init__(layers, heads.depth.data, heads.vocabulary, heads.config)
         self._weights = [layer.weights for layer in layers]
+        self._head: PanelWeight = base.draft_weight(heads.vocabulary)
 
     def advance(self, state: torch.Tensor, embedding: torch.Tensor, depth: int) -> torch.Tensor:
         return advance(state, embedding, self.depth[depth], self._weights)
+
+    def shared_logits(self, rows: torch.Tensor, base: BaseModel) -> torch.Tensor:
+        return multiply(rows.to(rows_dtype(rows.dtype)), self._head)
+
+    def grow(
+        self,
+        base: BaseModel,
+        hidden: torch.Tensor,
+        root: torch.Tensor,
+        levels: Sequence[range],
+        num_nodes: int,
+        num_columns: int,
+        beam: int,
+        num_wanted: int,
+    ) -> Grown:
+        """All levels of a draft (decoding/growth.py); arguments as kernels.cpu.drafting.grow has them."""
+        embedding: torch.Tensor = base.causal_lm.get_input_embeddings().weight
+        where = levels, num_nodes, num_columns, beam, num_wanted
+        vocabulary, weights = self.vocabulary, self._weights
+        return grow(hidden, int(root), embedding, self.depth.data, weights, self._head, vocabulary, *where)
 
 
 class PackedGatedLayer(nn.Module):
@@ -35,9 +63,7 @@ class PackedGatedLayer(nn.Module):
 
     def __init__(self, layer: GatedLayer) -> None:
         super().__init__()
-        self.weights = GatedWeights(
-            quantize_int8(joined(list(layer.gate_up.detach().chunk(2)))), quantize_int8(layer.down.detach())
-        )
+        self.weights = GatedWeights(quantize_int8(layer.gate_up.detach()), quantize_int8(layer.down.detach()))
 
     @property
     def num_bytes(self) -> int:

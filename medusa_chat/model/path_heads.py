@@ -58,6 +58,8 @@ class PathHeads(MedusaHeads):
 
     kind = "path"
     sees_path = True
+    # Whether all levels of a draft are one call (model/lean_heads.py).
+    grows_at_once = False
 
     def __init__(
         self,

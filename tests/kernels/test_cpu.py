@@ -11,14 +11,16 @@ import pytest
 import torch
 from numba import njit
 
-from medusa_chat.kernels.cpu import decoder, panels, pointwise
+from medusa_chat.kernels.cpu import panels, pointwise
 from medusa_chat.kernels.cpu.attention import attend, attention_reference, join, turn
-from medusa_chat.kernels.cpu.decoder import GatedWeights, advance, multiply
+from medusa_chat.kernels.cpu.decoder import multiply
+from medusa_chat.kernels.cpu.drafting import GatedWeights, advance
 from medusa_chat.kernels.cpu.host import HAS_PAIR_PRODUCTS
 from medusa_chat.kernels.cpu.linear import linear_reference
 from medusa_chat.kernels.cpu.packing import (
     PanelWeight,
-    joined,
+    array,
+    form,
     narrowest,
     pack_4bit,
     pack_float,
@@ -105,7 +107,7 @@ def test_4_bit_codes_are_read_by_portable_instructions_too(monkeypatch: pytest.M
         portable(form, rows, weight[0], 0, weight[3], 0, weight[4], x, 0, 4, weight[5], y, 0, 0)
 
     out = torch.empty(1, 16)
-    product(decoder.form(weight), x.numpy(), weight.address, out.numpy())
+    product(form(weight), x.numpy(), weight.address, out.numpy())
     assert torch.equal(out, multiply(x, weight))
     assert "vpermps" not in next(iter(product.inspect_asm().values()))
 
@@ -129,11 +131,10 @@ def test_outputs_and_rows_of_zeros_are_no_trouble() -> None:
 
 @pytest.mark.parametrize("width", [64, 40])
 def test_path_aware_heads_advance_as_torch_has_them_do(width: int) -> None:
-    """Also where gates end within a panel."""
     shapes = [((width, 64), (width, 64), (32, width)), ((width, 32), (width, 32), (32, width))]
     weights = [[random(*shape) / 8 for shape in layer] for layer in shapes]
     heads = PathHeads([GatedLayer(torch.cat([g, u]), down) for g, u, down in weights], random(3, 32))
-    packed = [GatedWeights(pack_float(joined([g, u])), pack_float(down)) for g, u, down in weights]
+    packed = [GatedWeights(pack_float(torch.cat([g, u])), pack_float(down)) for g, u, down in weights]
     state, embedding = random(5, 32), random(1, 5, 32)[0] + 1
     expected = heads.advance(state, embedding, 1)
     torch.testing.assert_close(advance(state, embedding, heads.depth.data[1], packed), expected)
@@ -178,7 +179,7 @@ def test_silu() -> None:
 def normed(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     out = torch.empty(x.shape, dtype=dtype)
     epsilon = np.float32(1e-5)
-    pointwise.norm(progress(1), 0, x.numpy(), weight.numpy(), epsilon, decoder._array(out))
+    pointwise.norm(progress(1), 0, x.numpy(), weight.numpy(), epsilon, array(out))
     return out
 
 

@@ -14,6 +14,7 @@ from medusa_chat.model.base import BaseModel
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.head_files import load_heads
 from medusa_chat.model.heads import CONFIG_FILE, WEIGHTS_FILE, MedusaHeads
+from medusa_chat.model.lean import lean
 from medusa_chat.model.lean_heads import lean_heads
 from medusa_chat.model.mlp_heads import MlpHeads
 from medusa_chat.model.path_heads import GatedLayer, PathHeads
@@ -172,11 +173,10 @@ def test_every_kind_is_read_from_its_tensors(tmp_path: Path, number: int) -> Non
 
 
 def test_packed_path_heads_guess_nearly_the_same() -> None:
-    base = tiny_llama()
-    heads = random_path_heads(base, 3)
+    heads = random_path_heads(tiny_llama(), 3)
     hidden, path = torch.randn(50, 32), torch.randn(3, 50, 32)
     expected = heads.rows(hidden, path)
-    packed = lean_heads(heads)
+    packed = lean_heads(heads, lean(tiny_llama()))
     assert (packed.rows(hidden, path) - expected).std() < 0.03 * expected.std()
     assert packed.num_bytes < heads.num_bytes
 

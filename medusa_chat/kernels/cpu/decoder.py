@@ -1,71 +1,36 @@
-"""What the team is called for: a forward of all decoder layers, one product, a level of a draft."""
+"""A forward of all decoder layers, in one call of the team; and one product alone."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import cache
-from typing import Any
 
 import numpy as np
 import torch
 from numba import njit
 
 from medusa_chat.kernels.cpu.attention import CHUNK, attend, join, turn
-from medusa_chat.kernels.cpu.host import HAS_PAIR_PRODUCTS
-from medusa_chat.kernels.cpu.linear import add_linear, gated_linear, linear
-from medusa_chat.kernels.cpu.packing import UNIT, PanelWeight, form
+from medusa_chat.kernels.cpu.linear import add_linear, linear
+from medusa_chat.kernels.cpu.packing import UNIT, PanelWeight, array, form
 from medusa_chat.kernels.cpu.panels import LANES
-from medusa_chat.kernels.cpu.pointwise import as_row, norm, norm_row
-from medusa_chat.kernels.cpu.team import Team, meet, take
+from medusa_chat.kernels.cpu.pointwise import gate, norm
+from medusa_chat.kernels.cpu.team import meet, team
 from medusa_chat.kernels.kv_rows import KVRows
 
-_EPSILON = np.float32(1e-6)  # of path-aware heads' norms
-_NUM_THREADS = torch.get_num_threads()  # torch has one only within a step (LeanModel.undisturbed)
-_PHASES_OF_A_LAYER = 9
+_PHASES_OF_A_LAYER = 10
 _QKV, _OUTPUT, _GATE_UP, _DOWN = range(4)
-
-
-def rows_dtype(dtype: torch.dtype) -> torch.dtype:
-    """Of the rows that a model of this dtype multiplies: float32 but where bfloat16 is faster."""
-    return torch.bfloat16 if dtype == torch.bfloat16 and HAS_PAIR_PRODUCTS else torch.float32
 
 
 def multiply(rows: torch.Tensor, weight: PanelWeight) -> torch.Tensor:
     """rows (R, K) in a dtype of rows -> (R, N) float32."""
     out = torch.empty(len(rows), weight.num_units * UNIT)
-    _team().run(_multiply, 1, form(weight), _array(rows), weight.address, _array(out))
+    team().run(_multiply, 1, form(weight), array(rows), weight.address, array(out))
     return out[:, : weight.num_outputs]
-
-
-def advance(
-    state: torch.Tensor, embedding: torch.Tensor, depth: torch.Tensor, layers: Sequence[GatedWeights]
-) -> torch.Tensor:
-    """As PathHeads.advance: states (R, D) and embeddings (R, D) of tokens, depth (D,) -> states (R, D)."""
-    (num_rows, size), rows = state.shape, rows_dtype(state.dtype)
-    first = layers[0]
-    x = torch.zeros(num_rows, first.down.num_units * UNIT)
-    x[:, :size] = state
-    seen, normed = (torch.empty(num_rows, width, dtype=rows) for width in (2 * size, size))
-    inner = torch.empty(num_rows, first.gate_up.num_units * LANES, dtype=rows)
-    addresses = np.stack([[layer.gate_up.address, layer.down.address] for layer in layers])
-    given = addresses, embedding.float().numpy(), depth.float().numpy(), x.numpy()
-    on_the_way = _array(seen), _array(normed), _array(inner)
-    _team().run(_advance, 3 * len(layers), form(first.gate_up), *given, *on_the_way)
-    return x[:, :size].to(state.dtype)
-
-
-@dataclass(frozen=True, slots=True, eq=False)
-class GatedWeights:
-    """Of one layer of path-aware heads. gate_up: its panels in turn."""
-
-    gate_up: PanelWeight
-    down: PanelWeight
 
 
 @dataclass(frozen=True, slots=True, eq=False)
 class LayerWeights:
-    """Of one decoder layer. gate_up: its panels in turn. head_norms (2, d), or (0, d)."""
+    """Of one decoder layer. head_norms (2, d), or (0, d)."""
 
     qkv: PanelWeight
     output: PanelWeight
@@ -125,7 +90,7 @@ class Decoder:
         running = torch.zeros(num_rows, first.down.num_units * UNIT)  # the output's too
         running[:, :size] = x
         hidden = torch.empty(num_rows, size, dtype=dtype)
-        _team().run(
+        team().run(
             _decode,
             len(self._layers) * _PHASES_OF_A_LAYER + 1,
             form(first.qkv),
@@ -144,66 +109,24 @@ class Decoder:
             unseen.view(num_rows, tiles, LANES).numpy(),
             (self._num_heads, kv_heads),
             running.numpy(),
-            _array(torch.empty(num_rows, size, dtype=dtype)),
+            array(torch.empty(num_rows, size, dtype=dtype)),
             np.empty((num_rows, first.qkv.num_units * UNIT), np.float32),
             np.zeros((kv_heads, tiles, head_dim, LANES), np.float32),
             np.empty((num_chunks, kv_heads, tiles, LANES), np.float32),
             np.empty((num_chunks, kv_heads, tiles, LANES), np.float32),
             np.empty((num_chunks, kv_heads, tiles, head_dim, LANES), np.float32),
-            _array(torch.empty(num_rows, self._num_heads * head_dim, dtype=dtype)),
-            _array(torch.empty(num_rows, first.gate_up.num_units * LANES, dtype=dtype)),
-            _array(hidden),
+            array(torch.empty(num_rows, self._num_heads * head_dim, dtype=dtype)),
+            np.empty((num_rows, first.gate_up.num_units * UNIT), np.float32),
+            array(torch.empty(num_rows, first.down.num_inputs, dtype=dtype)),
+            array(hidden),
         )
         return hidden
-
-
-@cache
-def _team() -> Team:
-    return Team(_NUM_THREADS)
-
-
-def _array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
-    """The same memory, bfloat16 as uint16."""
-    array: np.ndarray[Any, Any] = (
-        tensor.view(torch.uint16) if tensor.dtype == torch.bfloat16 else tensor
-    ).numpy()
-    return array
 
 
 @njit(nogil=True, cache=True)
 def _multiply(thread, num_threads, progress, form, rows, weight, out):
     linear(progress, 0, form, rows, weight, out)
     meet(progress, 0, num_threads)
-
-
-@njit(nogil=True, cache=True)
-def _advance(thread, num_threads, progress, form, layers, embedding, depth, x, seen, normed, inner):
-    """x (R, D') float32 becomes the next states; seen (R, 2D), normed (R, D) and inner (R, F') of rows."""
-    phase, size = 0, len(depth)
-    for number in range(len(layers)):
-        if number == 0:
-            _see(progress, phase, x, embedding, depth, seen)
-        else:
-            norm(progress, phase, x, np.ones(size, np.float32), _EPSILON, normed)
-        phase = meet(progress, phase, num_threads)
-        gated_linear(progress, phase, form, normed if number else seen, layers[number, 0], inner)
-        phase = meet(progress, phase, num_threads)
-        add_linear(progress, phase, form, inner, layers[number, 1], x)
-        phase = meet(progress, phase, num_threads)
-
-
-@njit(nogil=True)
-def _see(progress, phase, x, embedding, depth, seen):
-    """The norms of states beside those of embeddings, to which what is learnt of the depth is added."""
-    size = len(depth)
-    ones, normed = np.ones(size, np.float32), np.empty(size, np.float32)
-    row = take(progress, phase)
-    while row < len(x):
-        norm_row(x[row, :size], ones, _EPSILON, seen[row, :size])
-        norm_row(embedding[row], ones, _EPSILON, normed)
-        for i in range(size):
-            seen[row, size + i] = as_row(seen, normed[i] + depth[i])
-        row = take(progress, phase)
 
 
 @njit(nogil=True, cache=True)
@@ -233,11 +156,13 @@ def _decode(
     totals,
     sums,
     attended,
+    both,
     inner,
     hidden,
 ):
     """Arrays that are filled on the way: x (R, D') float32, the running sum of all layers; normed (R, D),
-    attended (R, H · d) and inner (R, F') of rows; qkv (R, (H + 2G) · d) float32; and attention's.
+    attended (R, H · d) and inner (R, F) of rows; qkv (R, (H + 2G) · d) and both (R, 2F) float32; and
+    attention's.
     """
     phase = 0
     for number in range(len(layers)):
@@ -270,7 +195,9 @@ def _decode(
         phase = meet(progress, phase, num_threads)
         norm(progress, phase, x, norms[number, 1], epsilon, normed)
         phase = meet(progress, phase, num_threads)
-        gated_linear(progress, phase, form, normed, products[_GATE_UP], inner)
+        linear(progress, phase, form, normed, products[_GATE_UP], both)
+        phase = meet(progress, phase, num_threads)
+        gate(progress, phase, both, inner)
         phase = meet(progress, phase, num_threads)
         add_linear(progress, phase, form, inner, products[_DOWN], x)
         phase = meet(progress, phase, num_threads)

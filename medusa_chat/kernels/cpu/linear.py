@@ -24,12 +24,11 @@ from medusa_chat.kernels.cpu.packing import (
     UNIT,
     PanelWeight,
 )
-from medusa_chat.kernels.cpu.panels import LANES, panels_1_2, panels_1_4, panels_4_2, panels_4_4, panels_8_2
-from medusa_chat.kernels.cpu.pointwise import as_pointer, as_row, silu
+from medusa_chat.kernels.cpu.panels import panels_1_2, panels_1_4, panels_4_2, panels_4_4, panels_8_2
+from medusa_chat.kernels.cpu.pointwise import as_pointer
 from medusa_chat.kernels.cpu.team import take
 
 _MOST_ROWS = 8
-_STORED, _ADDED, _GATED = range(3)  # what becomes of a unit's products
 
 
 def linear_reference(rows: torch.Tensor, weight: PanelWeight) -> torch.Tensor:
@@ -40,25 +39,17 @@ def linear_reference(rows: torch.Tensor, weight: PanelWeight) -> torch.Tensor:
 @njit(nogil=True)
 def linear(progress, phase, form, rows, weight, out):
     """rows (R, K), weight: its address; out (R, N') float32 becomes the products."""
-    _each_unit(progress, phase, form, rows, weight, out, _STORED)
+    _each_unit(progress, phase, form, rows, weight, out, False)
 
 
 @njit(nogil=True)
 def add_linear(progress, phase, form, rows, weight, out):
     """The same, added to what `out` holds."""
-    _each_unit(progress, phase, form, rows, weight, out, _ADDED)
+    _each_unit(progress, phase, form, rows, weight, out, True)
 
 
 @njit(nogil=True)
-def gated_linear(progress, phase, form, rows, weight, out):
-    """weight: gate and up, 16 outputs of each in turn (`joined`). out (R, N' / 2) of rows becomes
-    silu(gate) · up.
-    """
-    _each_unit(progress, phase, form, rows, weight, out, _GATED)
-
-
-@njit(nogil=True)
-def _each_unit(progress, phase, form, rows, weight, out, use):
+def _each_unit(progress, phase, form, rows, weight, out, is_added):
     """Two units at once for as long as there are three, so that threads end together."""
     sums = np.empty((_MOST_ROWS, 2 * UNIT), np.float32)
     scales = carray(as_pointer(weight[SCALES]), weight[NUM_UNITS] * UNIT, np.float32)
@@ -67,29 +58,20 @@ def _each_unit(progress, phase, form, rows, weight, out, use):
     number = take(progress, phase)
     while number + num_twos < weight[NUM_UNITS]:
         first, count = (2 * number, 2) if number < num_twos else (number + num_twos, 1)
+        start, size = first * UNIT, count * UNIT
         row = 0
         while row < len(rows):
             done = _sum(form, rows[row:], weight, first, count, sums)
             for r in range(done):
-                for i in range(count * UNIT):
-                    sums[r, i] = sums[r, i] * scales[first * UNIT + i] + bias[first * UNIT + i]
-                for unit in range(count):
-                    _use(sums[r, unit * UNIT : (unit + 1) * UNIT], out[row + r], first + unit, use)
+                of_row = out[row + r, start : start + size]
+                if is_added:
+                    for i in range(size):
+                        of_row[i] += sums[r, i] * scales[start + i] + bias[start + i]
+                else:
+                    for i in range(size):
+                        of_row[i] = sums[r, i] * scales[start + i] + bias[start + i]
             row += done
         number = take(progress, phase)
-
-
-@njit(nogil=True)
-def _use(sums, out, unit, use):
-    if use == _GATED:
-        for i in range(LANES):
-            out[unit * LANES + i] = as_row(out, silu(sums[i]) * sums[LANES + i])
-    elif use == _ADDED:
-        for i in range(UNIT):
-            out[unit * UNIT + i] += sums[i]
-    else:
-        for i in range(UNIT):
-            out[unit * UNIT + i] = sums[i]
 
 
 @njit(nogil=True)

@@ -15,6 +15,7 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 
+from medusa_chat.kernels.cpu.host import HAS_PAIR_PRODUCTS
 from medusa_chat.kernels.cpu.panels import LANES
 from medusa_chat.kernels.packing import GROUP
 
@@ -72,6 +73,7 @@ class PanelWeight:
 
 DATA, SCALES, BIAS, GROUP_SCALES, TABLE, LENGTH, NUM_UNITS, PANEL_STRIDE, SCALE_STRIDE = range(9)
 
+_AS_INTEGERS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 # What compiled code is told of a weight's form: an empty array of a dtype that numba knows.
 _FORMS: dict[torch.dtype, np.ndarray[Any, Any]] = {
     torch.float32: np.empty(0, np.float32),
@@ -93,6 +95,18 @@ def narrowest(weights: Sequence[torch.Tensor]) -> torch.dtype:
         if all(torch.equal(weight.to(dtype).to(weight.dtype), weight) for weight in weights):
             return dtype
     return torch.float32
+
+
+def rows_dtype(dtype: torch.dtype) -> torch.dtype:
+    """Of the rows that a model of this dtype multiplies: float32 but where bfloat16 is faster."""
+    return torch.bfloat16 if dtype == torch.bfloat16 and HAS_PAIR_PRODUCTS else torch.float32
+
+
+def array(tensor: torch.Tensor) -> np.ndarray[Any, Any]:
+    """The same memory, in 16 bits as integers: uint16 for bfloat16, int16 for float16."""
+    view = _AS_INTEGERS.get(tensor.dtype)
+    whole: np.ndarray[Any, Any] = (tensor if view is None else tensor.view(view)).numpy()
+    return whole
 
 
 def pack_float(weight: torch.Tensor, bias: torch.Tensor | None = None) -> PanelWeight:
@@ -132,13 +146,6 @@ def pack_4bit(
     groups = filled.view(len(panels), LANES, -1).transpose(1, 2).contiguous()  # (P, K / 64, 16)
     data = (first | second << 4).contiguous()
     return _weight(data, codes.shape, None, bias, groups, table.to(dtype).float())
-
-
-def joined(weights: Sequence[torch.Tensor]) -> torch.Tensor:
-    """(N_i, K) each -> their panels in turn, (ΣN_i, K): of two, first those 16 rows, then these."""
-    num_rows, width = weights[0].shape
-    filled = [F.pad(weight, (0, 0, 0, -num_rows % LANES)).view(-1, LANES, width) for weight in weights]
-    return torch.stack(filled, 1).view(-1, width)
 
 
 def _panels(values: torch.Tensor) -> torch.Tensor:

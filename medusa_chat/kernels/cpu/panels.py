@@ -25,7 +25,7 @@ from medusa_chat.kernels.cpu.host import HAS_AVX512
 LANES = 16
 PAIRS_OF_A_GROUP = 32  # pairs of inner positions that share a scale of 4-bit weights
 LOWEST = -1e30  # stands for the largest score of rows that see nothing
-_AHEAD = 1024  # bytes from where weights are read to where they are fetched from memory
+_AHEAD = 4096
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
 _FLOATS = ir.VectorType(ir.FloatType(), LANES)
@@ -188,7 +188,7 @@ class _Panel:
         byte = ir.PointerType(_I8)
         kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
         fetch = _declared(self.b, "llvm.prefetch.p0", kind)
-        self.b.call(fetch, [self.b.inttoptr(address, byte), *(ir.Constant(_I32, n) for n in (0, 3, 1))])
+        self.b.call(fetch, [self.b.inttoptr(address, byte), *(ir.Constant(_I32, n) for n in (0, 2, 1))])
 
     def pointer(self, address: Any, kind: Any, *strides: tuple[Any, int]) -> Any:
         for stride, times in strides:

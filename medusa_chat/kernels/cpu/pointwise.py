@@ -51,6 +51,30 @@ def _from_bits(_, bits):
     return types.float32(types.uint32), generate
 
 
+@intrinsic
+def _from_half(_, bits):
+    def generate(context, builder, signature, arguments):
+        return builder.fpext(builder.bitcast(arguments[0], ir.HalfType()), ir.FloatType())
+
+    return types.float32(types.int16), generate
+
+
+def as_float(value):
+    """A float32 of a value as packing.array has it."""
+    raise NotImplementedError("compiled only")
+
+
+@overload(as_float, inline="always")
+def _as_float(value):
+    match value:
+        case types.uint16:
+            return lambda value: _from_bits(np.uint32(np.uint32(value) << np.uint32(16)))
+        case types.int16:
+            return lambda value: _from_half(value)
+        case _:
+            return lambda value: value
+
+
 def as_row(rows, value):
     """A float32 as an array of rows holds it: as it is, or rounded to bfloat16, half to even."""
     raise NotImplementedError("compiled only")
@@ -85,6 +109,30 @@ def silu(x):
     """x / (1 + e^-x) of a float32."""
     small = exp_of_negative(-abs(x))
     return x * (_ONE if x >= _ZERO else small) / (_ONE + small)
+
+
+@njit(nogil=True, error_model="numpy")
+def gate(progress, phase, both, out):
+    """both (R, ≥ 2F) float32: gates, then what they let through; out (R, F) of rows becomes silu(gate) · up.
+
+    Not done with each unit of the product: sixteen at a time, it is compiled number by number, and took as
+    long as the product's sums.
+    """
+    size = out.shape[1]
+    row = take(progress, phase)
+    while row < len(out):
+        for i in range(size):
+            out[row, i] = as_row(out, silu(both[row, i]) * both[row, size + i])
+        row = take(progress, phase)
+
+
+@njit(nogil=True, error_model="numpy", fastmath={"reassoc"})
+def log_sum_of_exponentials(row, largest):
+    """log Σ e^(value - largest) of a float32 row."""
+    total = _ZERO
+    for value in row:
+        total += exp_of_negative(value - largest)
+    return np.float32(math.log(total))
 
 
 @njit(nogil=True, error_model="numpy", fastmath={"reassoc"})

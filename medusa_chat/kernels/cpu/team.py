@@ -12,9 +12,11 @@ from __future__ import annotations
 import os
 import threading
 from collections.abc import Callable
+from functools import cache
 from typing import Any
 
 import numpy as np
+import torch
 from llvmlite import ir
 from numba import njit, types
 from numba.core import cgutils
@@ -23,6 +25,7 @@ from numba.extending import intrinsic
 from medusa_chat.kernels.cpu.host import IS_X86
 
 _SPINS = 2000  # some 50 µs
+_NUM_THREADS = torch.get_num_threads()  # torch has one only within a step (LeanModel.undisturbed)
 _LINE = 8  # int64 in a cache line: a counter each
 
 
@@ -98,6 +101,12 @@ def _yield_processor(_):
 
 def _call(builder, name, result):
     builder.call(cgutils.get_or_insert_function(builder.module, ir.FunctionType(result, []), name), [])
+
+
+@cache
+def team() -> Team:
+    """The one that all kernels share."""
+    return Team(_NUM_THREADS)
 
 
 class Team:
