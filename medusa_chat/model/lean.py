@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 import torch.nn.functional as F
 from torch import nn
@@ -62,8 +63,8 @@ class LeanModel(BaseModel):
         super().__init__(causal_lm)
         decoder = causal_lm.get_decoder()
         self._embedding: torch.Tensor = decoder.embed_tokens.weight
-        self._inv_freq: torch.Tensor = decoder.rotary_emb.inv_freq.float()
-        self._rope_scale: float = decoder.rotary_emb.attention_scaling
+        self._inv_freq = decoder.rotary_emb.inv_freq.float().numpy()
+        self._rope_scale = np.float32(decoder.rotary_emb.attention_scaling)
         self._rows_dtype = rows_dtype(self.dtype)
         self._layers, self._decoder = self._take_layers(decoder)
         head = causal_lm.get_output_embeddings()
@@ -94,8 +95,9 @@ class LeanModel(BaseModel):
         ids, positions, visible = self._whole_rows(ids, cache.length, positions, visible)
         cache.reserve(ids.shape[1], self._num_kv_heads, self._head_dim, self.device)
         x = F.embedding(ids[0], self._embedding)  # (R, D)
-        angles = positions[:, None].float() * self._inv_freq  # (R, d/2)
-        turns = torch.stack([angles.cos(), angles.sin()], 1).mul_(self._rope_scale)
+        angles = positions.numpy()[:, None].astype(np.float32) * self._inv_freq  # (R, d/2)
+        # By numpy, whose small operations take a fifth of torch's.
+        turns = np.stack([np.cos(angles), np.sin(angles)], 1) * self._rope_scale
         store = cache.store[:, :, 0]  # (layers, 2, G, capacity, d)
         hidden = self._decoder(x, store, cache.length, positions, turns, visible, self._scale)
         return hidden.to(self.dtype)[None]

@@ -125,3 +125,24 @@ def test_the_first_reply_finds_everything_imported() -> None:
     program = "from medusa_chat.app.part_lines import warm_up; warm_up(); import sys; print(*sys.modules)"
     ended = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True)
     assert {"medusa_chat.app.markdown_lines", "pygments.lexers.python"} <= set(ended.stdout.split())
+
+
+async def test_text_is_selected_by_the_mouse_across_parts_after_scrolling(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        reply = chat.view.new_reply("")
+        await chat.view.show(reply)
+        reply.feed([("".join(f"paragraph number {number}\n\n" for number in range(60)), None)])
+        await chat.until(lambda: "paragraph number 59" in chat.screen())
+        chat.view.scroll_relative(y=-12, animate=False)
+        await chat.until(lambda: "paragraph number 59" not in chat.screen())
+        rows = chat.screen().splitlines()
+        top = next(y for y, row in enumerate(rows) if "paragraph number" in row)
+        left = rows[top].index("paragraph")
+        first = int(rows[top].split("paragraph number ")[1].split()[0])
+        await chat.pilot.mouse_down(offset=(left, top))
+        await chat.pilot.hover(offset=(left + len("paragraph"), top + 4))
+        await chat.pilot.mouse_up(offset=(left + len("paragraph"), top + 4))
+        selected = chat.app.screen.get_selected_text()
+        assert selected is not None
+        assert selected.split("\n\n")[:2] == [f"paragraph number {first}", f"paragraph number {first + 1}"]
+        assert selected.split("\n\n")[2].startswith("paragraph")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import torch
@@ -69,7 +70,7 @@ class Decoder:
         store: KVRows,
         length: int,
         positions: torch.Tensor,
-        turns: torch.Tensor,
+        turns: np.ndarray[Any, Any],
         visible: torch.Tensor,
         scale: float,
     ) -> torch.Tensor:
@@ -84,11 +85,12 @@ class Decoder:
         head_dim, kv_heads = store.shape[-1], self._num_kv_heads
         num_lanes = self._num_heads // kv_heads * num_rows
         tiles = -(-num_lanes // LANES)
-        num_chunks = int(positions.max()) // CHUNK + 1
-        unseen = torch.zeros(num_rows, tiles * LANES)
-        unseen[:, :num_lanes] = torch.where(visible.T, 0.0, -torch.inf).repeat(1, num_lanes // num_rows)
-        running = torch.zeros(num_rows, first.down.num_units * UNIT)  # the output's too
-        running[:, :size] = x
+        num_chunks = int(positions.numpy().max()) // CHUNK + 1
+        unseen = np.zeros((num_rows, tiles * LANES), np.float32)
+        of_rows = np.where(visible.numpy().T, np.float32(0), np.float32(-np.inf))
+        unseen[:, :num_lanes] = np.tile(of_rows, num_lanes // num_rows)
+        running = np.zeros((num_rows, first.down.num_units * UNIT), np.float32)  # the output's too
+        running[:, :size] = x.float().numpy()
         hidden = torch.empty(num_rows, size, dtype=dtype)
         team().run(
             _decode,
@@ -104,11 +106,11 @@ class Decoder:
             None if store.scales is None else store.scales.transpose(0, 1).numpy(),
             length,
             positions.numpy(),
-            turns.numpy(),
+            turns,
             np.float32(scale),
-            unseen.view(num_rows, tiles, LANES).numpy(),
+            unseen.reshape(num_rows, tiles, LANES),
             (self._num_heads, kv_heads),
-            running.numpy(),
+            running,
             array(torch.empty(num_rows, size, dtype=dtype)),
             np.empty((num_rows, first.qkv.num_units * UNIT), np.float32),
             np.zeros((kv_heads, tiles, head_dim, LANES), np.float32),
