@@ -38,7 +38,7 @@ def prepare_kernels(
     Nothing where no kernels of ours run.
     """
     if base.is_compiled:
-        on_progress(LoadProgress("Preparing the CPU's kernels"))
+        on_progress(LoadProgress("Preparing the CPU's kernels, longer the first time"))
         smallest = fixed_plan(dynamic_candidates(heads), TREE_SIZES[1])
         measure_step(base, heads, new_context(base, heads, kv_cache), smallest)
     if not base.runs_in_graphs:

@@ -96,7 +96,6 @@ class LeanModel(BaseModel):
         cache.reserve(ids.shape[1], self._num_kv_heads, self._head_dim, self.device)
         x = F.embedding(ids[0], self._embedding)  # (R, D)
         angles = positions.numpy()[:, None].astype(np.float32) * self._inv_freq  # (R, d/2)
-        # By numpy, whose small operations take a fifth of torch's.
         turns = np.stack([np.cos(angles), np.sin(angles)], 1) * self._rope_scale
         store = cache.store[:, :, 0]  # (layers, 2, G, capacity, d)
         hidden = self._decoder(x, store, cache.length, positions, turns, visible, self._scale)

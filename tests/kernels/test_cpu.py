@@ -104,7 +104,7 @@ def test_4_bit_codes_are_read_by_portable_instructions_too(monkeypatch: pytest.M
     @njit
     def product(form, rows, weight, out):  # type: ignore[no-untyped-def]
         x, y = rows.ctypes.data, out.ctypes.data
-        portable(form, rows, weight[0], 0, weight[3], 0, weight[4], x, 0, 4, weight[5], y, 0, 0)
+        portable(form, rows, weight[0], weight[3], y, 0, 0, weight[4], x, 0, 4, weight[5], 0, 0)
 
     out = torch.empty(1, 16)
     product(form(weight), x.numpy(), weight.address, out.numpy())

@@ -22,9 +22,10 @@ from medusa_chat.decoder_memory import LEAN_CHUNK
 from medusa_chat.kernels.cpu.panels import (
     LANES,
     LOWEST,
+    MOST_ROWS,
     lower_by_largest,
     panels_1_1,
-    panels_8_1,
+    panels_most_1,
 )
 from medusa_chat.kernels.cpu.pointwise import as_row, exp_of_negative, norm_row
 from medusa_chat.kernels.cpu.team import take
@@ -33,7 +34,6 @@ from medusa_chat.kernels.kv_rows import LARGEST, LEAST
 CHUNK = LEAN_CHUNK
 _UNSEEN = np.float32(-np.inf)
 _LOWEST = np.float32(LOWEST)
-_ROWS = 8
 _FORM, _ONE = np.empty(0, np.float32), np.ones(1, np.float32)
 _LARGEST, _LEAST = np.float32(LARGEST), np.float32(LEAST)
 _HALF = np.float32(0.5)
@@ -180,17 +180,16 @@ def _compiled_read(numbers, scales, part, head, first, last, room):
 @njit(nogil=True)
 def _multiply(query, keys, out):
     """query (d, 16), keys (n, d) -> scores (n, 16)."""
-    weights, length, stride = query.ctypes.data, len(query), keys.strides[0]
+    data, length, stride = query.ctypes.data, len(query), keys.strides[0]
     key = 0
-    while key + _ROWS <= len(keys):
+    while key + MOST_ROWS <= len(keys):
         at, to = keys.ctypes.data + key * stride, out.ctypes.data + key * out.strides[0]
-        panels_8_1(
-            _FORM, _FORM, weights, 0, 0, 0, 0, at, stride, keys.itemsize, length, to, out.strides[0], 0
-        )
-        key += _ROWS
+        rest = at, stride, keys.itemsize, length, out.strides[0], 0
+        panels_most_1(_FORM, _FORM, data, 0, to, 0, 0, 0, *rest)
+        key += MOST_ROWS
     while key < len(keys):
         at, to = keys.ctypes.data + key * stride, out.ctypes.data + key * out.strides[0]
-        panels_1_1(_FORM, _FORM, weights, 0, 0, 0, 0, at, 0, keys.itemsize, length, to, 0, 0)
+        panels_1_1(_FORM, _FORM, data, 0, to, 0, 0, 0, at, 0, keys.itemsize, length, 0, 0)
         key += 1
 
 
@@ -199,15 +198,14 @@ def _add_up(weights, values, out, go_on):
     """weights (n, 16), values (n, d) -> (d, 16), added to what is there if go_on."""
     data, length, stride = weights.ctypes.data, len(weights), values.strides[0]
     place = 0
-    while place + _ROWS <= len(out):
+    while place + MOST_ROWS <= len(out):
         at, to = values.ctypes.data + place * values.itemsize, out.ctypes.data + place * out.strides[0]
-        panels_8_1(
-            _FORM, _FORM, data, 0, 0, 0, 0, at, values.itemsize, stride, length, to, out.strides[0], go_on
-        )
-        place += _ROWS
+        rest = at, values.itemsize, stride, length, out.strides[0], go_on
+        panels_most_1(_FORM, _FORM, data, 0, to, 0, 0, 0, *rest)
+        place += MOST_ROWS
     while place < len(out):
         at, to = values.ctypes.data + place * values.itemsize, out.ctypes.data + place * out.strides[0]
-        panels_1_1(_FORM, _FORM, data, 0, 0, 0, 0, at, 0, stride, length, to, 0, go_on)
+        panels_1_1(_FORM, _FORM, data, 0, to, 0, 0, 0, at, 0, stride, length, 0, go_on)
         place += 1
 
 
@@ -219,8 +217,8 @@ def _weigh(scores, largest, totals):
     for i in range(len(flat)):
         flat[i] = exp_of_negative(flat[i])
     # One row of ones, times the weights.
-    one, data, out = _ONE.ctypes.data, scores.ctypes.data, totals.ctypes.data
-    panels_1_1(_FORM, _FORM, data, 0, 0, 0, 0, one, 0, 0, len(scores), out, 0, 0)
+    one, data, to = _ONE.ctypes.data, scores.ctypes.data, totals.ctypes.data
+    panels_1_1(_FORM, _FORM, data, 0, to, 0, 0, 0, one, 0, 0, len(scores), 0, 0)
 
 
 @njit(nogil=True, error_model="numpy")

@@ -24,11 +24,18 @@ from medusa_chat.kernels.cpu.packing import (
     UNIT,
     PanelWeight,
 )
-from medusa_chat.kernels.cpu.panels import panels_1_2, panels_1_4, panels_4_2, panels_4_4, panels_8_2
+from medusa_chat.kernels.cpu.panels import (
+    LANES,
+    MOST_PANELS,
+    MOST_ROWS,
+    panels_1_2,
+    panels_1_4,
+    panels_4_2,
+    panels_4_4,
+    panels_most,
+)
 from medusa_chat.kernels.cpu.pointwise import as_pointer
 from medusa_chat.kernels.cpu.team import take
-
-_MOST_ROWS = 8
 
 
 def linear_reference(rows: torch.Tensor, weight: PanelWeight) -> torch.Tensor:
@@ -51,7 +58,7 @@ def add_linear(progress, phase, form, rows, weight, out):
 @njit(nogil=True)
 def _each_unit(progress, phase, form, rows, weight, out, is_added):
     """Two units at once for as long as there are three, so that threads end together."""
-    sums = np.empty((_MOST_ROWS, 2 * UNIT), np.float32)
+    sums = np.empty((MOST_ROWS, 2 * UNIT), np.float32)
     scales = carray(as_pointer(weight[SCALES]), weight[NUM_UNITS] * UNIT, np.float32)
     bias = carray(as_pointer(weight[BIAS]), weight[NUM_UNITS] * UNIT, np.float32)
     num_twos = max(0, weight[NUM_UNITS] // 2 - 1)
@@ -76,74 +83,27 @@ def _each_unit(progress, phase, form, rows, weight, out, is_added):
 
 @njit(nogil=True)
 def _sum(form, rows, weight, first, count, sums):
-    """Products of the first 8, 4 or 1 rows and one unit or two. Returns how many rows."""
-    stride, scale_stride, table = weight[PANEL_STRIDE], weight[SCALE_STRIDE], weight[TABLE]
+    """Products of the first rows, as many as are computed together, and one unit or two. Returns how many."""
+    stride, scale_stride = weight[PANEL_STRIDE], weight[SCALE_STRIDE]
     data = weight[DATA] + 2 * first * stride
     scales = weight[GROUP_SCALES] + 2 * first * scale_stride
-    x, x_stride, step, length = rows.ctypes.data, rows.strides[0], rows.itemsize, weight[LENGTH]
-    y, y_stride = sums.ctypes.data, sums.strides[0]
-    if len(rows) >= 8:
-        for _ in range(count):
-            panels_8_2(
-                form,
-                rows,
-                data,
-                stride,
-                scales,
-                scale_stride,
-                table,
-                x,
-                x_stride,
-                step,
-                length,
-                y,
-                y_stride,
-                0,
-            )
-            data, scales, y = data + 2 * stride, scales + 2 * scale_stride, y + UNIT * sums.itemsize
-        return 8
+    out = sums.ctypes.data
+    of_rows = rows.ctypes.data, rows.strides[0], rows.itemsize
+    rest = (stride, scale_stride, weight[TABLE], *of_rows, weight[LENGTH], sums.strides[0], 0)
+    if len(rows) >= MOST_ROWS:
+        for _ in range(0, count * UNIT, MOST_PANELS * LANES):
+            panels_most(form, rows, data, scales, out, *rest)
+            data, scales = data + MOST_PANELS * stride, scales + MOST_PANELS * scale_stride
+            out += MOST_PANELS * LANES * sums.itemsize
+        return MOST_ROWS
     if len(rows) >= 4:
         if count == 2:
-            panels_4_4(
-                form,
-                rows,
-                data,
-                stride,
-                scales,
-                scale_stride,
-                table,
-                x,
-                x_stride,
-                step,
-                length,
-                y,
-                y_stride,
-                0,
-            )
+            panels_4_4(form, rows, data, scales, out, *rest)
         else:
-            panels_4_2(
-                form,
-                rows,
-                data,
-                stride,
-                scales,
-                scale_stride,
-                table,
-                x,
-                x_stride,
-                step,
-                length,
-                y,
-                y_stride,
-                0,
-            )
+            panels_4_2(form, rows, data, scales, out, *rest)
         return 4
     if count == 2:
-        panels_1_4(
-            form, rows, data, stride, scales, scale_stride, table, x, x_stride, step, length, y, y_stride, 0
-        )
+        panels_1_4(form, rows, data, scales, out, *rest)
     else:
-        panels_1_2(
-            form, rows, data, stride, scales, scale_stride, table, x, x_stride, step, length, y, y_stride, 0
-        )
+        panels_1_2(form, rows, data, scales, out, *rest)
     return 1

@@ -8,7 +8,8 @@ bfloat16 (uint16) where the processor multiplies those. Written as LLVM's vector
 don't find this loop by themselves.
 
 Eight rows of two panels, or four of four, keep enough sums under way to hide the multiplier's latency and
-fit the 32 registers of AVX-512. With two panels, four rows took as long as eight.
+fit the 32 registers of AVX-512. With two panels, four rows took as long as eight. Where registers are half
+as many and half as wide, four rows of one panel take eight of the sixteen.
 """
 
 from __future__ import annotations
@@ -68,15 +69,15 @@ def _panels(num_rows: int, num_panels: int) -> Callable[..., Any]:
         weights_like,
         rows_like,
         weights,
-        panel_stride,
         scales,
+        out,
+        panel_stride,
         scale_stride,
         table,
         rows,
         row_stride,
         step,
         length,
-        out,
         out_stride,
         go_on,
     ):
@@ -103,15 +104,15 @@ class _Panel:
         self.rows, self.panels = range(num_rows), range(num_panels)
         (
             self.weights,
-            self.panel_stride,
             self.scales,
+            self.out,
+            self.panel_stride,
             self.scale_stride,
             table,
             self.x,
             self.row_stride,
             self.step,
             length,
-            self.out,
             self.out_stride,
             self.go_on,
         ) = arguments
@@ -385,10 +386,11 @@ _FORMS: dict[tuple[Any, Any], _Form] = {
     (types.uint8, types.float32): _FourBits(),
     (types.uint8, types.uint16): _FourBitPairs(),
 }
+MOST_ROWS, MOST_PANELS = (8, 2) if HAS_AVX512 else (4, 1)
 # Of so many rows and panels.
-panels_1_2, panels_1_4, panels_4_2 = _panels(1, 2), _panels(1, 4), _panels(4, 2)
-panels_4_4, panels_8_2 = _panels(4, 4), _panels(8, 2)
-panels_1_1, panels_8_1 = _panels(1, 1), _panels(8, 1)
+panels_1_1, panels_1_2, panels_1_4 = (_panels(1, num_panels) for num_panels in (1, 2, 4))
+panels_4_2, panels_4_4 = _panels(4, 2), _panels(4, 4)
+panels_most_1, panels_most = _panels(MOST_ROWS, 1), _panels(MOST_ROWS, MOST_PANELS)
 
 
 @intrinsic
