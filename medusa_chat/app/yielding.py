@@ -1,4 +1,4 @@
-"""The chat gives way to the engine: what the engine says wakes the chat, which must not displace it for that."""
+"""The chat gives way to the engine, whose words wake it: that must not displace the engine."""
 
 from __future__ import annotations
 
@@ -7,8 +7,8 @@ import os
 
 
 def yield_to_engine() -> None:
-    """Where the system can: the thread that draws waits for a free processor rather than take the one that the
-    engine's words came from, and for a few milliseconds at most. Threads and processes it starts don't.
+    """Where the system can: the thread that draws waits for a free processor, for some milliseconds at most,
+    rather than take the one that the engine's words came from. Threads and processes it starts don't.
     """
     if hasattr(os, "SCHED_BATCH"):
         with contextlib.suppress(OSError):  # forbidden, in some containers
