@@ -3,8 +3,11 @@
 from __future__ import annotations
 
 import math
+import os
+import signal
 import time
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
@@ -304,6 +307,34 @@ def test_each_unit_is_done_once_and_each_phase_after_the_last(num_threads: int) 
         assert np.unique(counts[0]) == [1]
         assert np.unique(counts[1]) == [51]
         assert np.unique(counts[2]) == [1 + 50 * 51]
+
+
+def test_calls_from_several_threads_wait_for_each_other() -> None:
+    team = Team(2)
+    all_counts = [np.zeros((3, 50), np.int64) for _ in range(40)]
+    with ThreadPoolExecutor(4) as threads:
+        list(threads.map(lambda counts: team.run(_count, 3, 50, counts), all_counts))
+    assert all(np.unique(counts[2]) == [1 + 50 * 51] for counts in all_counts)
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="no fork here")
+@pytest.mark.filterwarnings("ignore:.*multi-threaded:DeprecationWarning")
+def test_a_forked_process_has_a_team_of_its_own() -> None:
+    weight, rows = pack_float(random(5, 8)), torch.ones(1, 8)
+    expected = multiply(rows, weight)
+    child = os.fork()
+    if child == 0:
+        os._exit(0 if torch.equal(multiply(rows, weight), expected) else 1)
+    for _ in range(100):
+        ended, status = os.waitpid(child, os.WNOHANG)
+        if ended:
+            break
+        time.sleep(0.1)
+    else:
+        os.kill(child, signal.SIGKILL)
+        os.waitpid(child, 0)
+        pytest.fail("it hangs")
+    assert status == 0
 
 
 def test_a_team_sleeps_between_calls() -> None:

@@ -109,26 +109,32 @@ def team() -> Team:
     return Team(_NUM_THREADS)
 
 
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=team.cache_clear)  # which has none of its threads
+
+
 class Team:
     """The calling thread and num_threads - 1 others, which sleep between calls."""
 
     def __init__(self, num_threads: int) -> None:
         self.num_threads = num_threads
         self._starts = [threading.Semaphore(0) for _ in range(num_threads - 1)]
+        self._lock = threading.Lock()
         self._job: tuple[Callable[..., None], tuple[Any, ...]] | None = None
         for number, start in enumerate(self._starts, start=1):
             threading.Thread(target=self._work, args=(number, start), daemon=True).start()
 
     def run(self, function: Callable[..., None], num_phases: int, *arguments: Any) -> None:
         """Runs function(thread, num_threads, progress, *arguments) in all threads. It is compiled, holds no
-        lock of Python's and ends with a meeting.
+        lock of Python's and ends with a meeting. Calls from several threads wait for each other.
         """
         # New at each call: a thread may still be on its way out of the last meeting.
         job = (function, (self.num_threads, progress(num_phases), *arguments))
-        self._job = job
-        for start in self._starts:
-            start.release()
-        function(0, *job[1])
+        with self._lock:
+            self._job = job
+            for start in self._starts:
+                start.release()
+            function(0, *job[1])
 
     def _work(self, number: int, start: threading.Semaphore) -> None:
         while True:
