@@ -21,6 +21,8 @@ from medusa_chat.settings import Settings
 
 # Taken before any fixture moves the home away.
 _OUTER_ENVIRONMENT = {key: value for key, value in os.environ.items() if key.startswith("MEDUSA_CHAT_")}
+# What is compiled for the CPU is compiled once, not for each test's home.
+os.environ.setdefault("NUMBA_CACHE_DIR", str(paths.cache_dir() / "compiled"))
 DEFAULT_MODEL = Settings.model_fields["model"].default
 
 

@@ -23,6 +23,7 @@ from medusa_chat.model.fused import Product
 from medusa_chat.model.fused_heads import FusedHeads, fused_heads
 from medusa_chat.model.fused_path_heads import FusedPathHeads
 from medusa_chat.model.heads import MedusaHeads
+from medusa_chat.model.lasting import LastingMemory
 from tests.tiny import random_heads, random_path_heads, tiny_llama
 
 DEVICE = "cuda" if torch.cuda.is_available() else "cpu"
@@ -36,6 +37,7 @@ class Base:
 
     def __init__(self) -> None:
         self.device = torch.device(DEVICE)
+        self.lasting = LastingMemory(self.device)
         self.embedding = tiny_llama().causal_lm.get_input_embeddings().weight.to(DEVICE, DTYPE)
 
     def embed(self, ids: torch.Tensor) -> torch.Tensor:

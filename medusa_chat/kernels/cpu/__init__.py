@@ -12,4 +12,5 @@ from medusa_chat.paths import cache_dir
 
 # numba looks at a function's own file alone to tell whether what it kept is still true.
 _sources = b"".join(path.read_bytes() for path in sorted(Path(__file__).parent.glob("*.py")))
-numba.config.CACHE_DIR = str(cache_dir() / "compiled" / hashlib.sha256(_sources).hexdigest()[:16])
+_folder = Path(numba.config.CACHE_DIR or cache_dir() / "compiled")  # NUMBA_CACHE_DIR, if it is set
+numba.config.CACHE_DIR = str(_folder / hashlib.sha256(_sources).hexdigest()[:16])
