@@ -126,7 +126,7 @@ class BaseModel:
         return hidden[:, -1]
 
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
-        """(…, n, D) hidden states -> (…, n, V) logits, in the model's dtype."""
+        """(…, n, D) hidden states -> (…, n, V) logits, in the model's dtype or float32."""
         num_rows = hidden.shape[-2]
         extra = self._num_extra(num_rows)
         hidden = F.pad(hidden, (0, 0, 0, extra)) if extra else hidden
