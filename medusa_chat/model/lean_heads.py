@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
 import torch
 from torch import nn
 
 from medusa_chat.kernels.cpu.decoder import multiply
-from medusa_chat.kernels.cpu.drafting import GatedWeights, Grown, advance, grow
+from medusa_chat.kernels.cpu.drafting import DraftFrame, GatedWeights, Grown, advance, grow
 from medusa_chat.kernels.cpu.packing import PanelWeight, quantize_int8, rows_dtype
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.heads import MedusaHeads
@@ -40,22 +38,11 @@ class LeanPathHeads(PathHeads):
     def shared_logits(self, rows: torch.Tensor, base: BaseModel) -> torch.Tensor:
         return multiply(rows.to(rows_dtype(rows.dtype)), self._head)
 
-    def grow(
-        self,
-        base: BaseModel,
-        hidden: torch.Tensor,
-        root: torch.Tensor,
-        levels: Sequence[range],
-        num_nodes: int,
-        num_columns: int,
-        beam: int,
-        num_wanted: int,
-    ) -> Grown:
-        """All levels of a draft (decoding/growth.py); arguments as kernels.cpu.drafting.grow has them."""
+    def grow(self, base: BaseModel, hidden: torch.Tensor, root: torch.Tensor, frame: DraftFrame) -> Grown:
+        """All levels of a draft (decoding/growth.py). hidden (1, D), root () int64."""
         embedding: torch.Tensor = base.causal_lm.get_input_embeddings().weight
-        where = levels, num_nodes, num_columns, beam, num_wanted
-        vocabulary, weights = self.vocabulary, self._weights
-        return grow(hidden, int(root), embedding, self.depth.data, weights, self._head, vocabulary, *where)
+        heads = self.depth.data, self._weights, self._head, self.vocabulary
+        return grow(hidden, int(root), embedding, *heads, frame)
 
 
 class PackedGatedLayer(nn.Module):

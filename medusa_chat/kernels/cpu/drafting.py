@@ -30,6 +30,19 @@ class GatedWeights:
     down: PanelWeight
 
 
+@dataclass(frozen=True, slots=True)
+class DraftFrame:
+    """levels: of each depth, its nodes, all guesses of the beam. num_nodes: W; num_columns: X; num_wanted:
+    nodes of which a draft is to be made.
+    """
+
+    levels: Sequence[range]
+    num_nodes: int
+    num_columns: int
+    beam: int
+    num_wanted: int
+
+
 @dataclass(frozen=True, slots=True, eq=False)
 class Grown:
     """As decoding's Weighed, of W nodes: joint (W,) float32; ids, parents (W,) and ancestors (W, X) int64."""
@@ -58,22 +71,17 @@ def grow(
     layers: Sequence[GatedWeights],
     head: PanelWeight,
     vocabulary: torch.Tensor | None,
-    levels: Sequence[range],
-    num_nodes: int,
-    num_columns: int,
-    beam: int,
-    num_wanted: int,
+    frame: DraftFrame,
 ) -> Grown:
-    """As decoding's grow: hidden (1, D) of the last token before the root; embedding (V, D); depths (K, D);
-    levels: of each depth, its nodes, all guesses of the beam; num_nodes: W; num_columns: X.
-    """
+    """As decoding's grow: hidden (1, D), of the last token before the root; embedding (V, D); depths (K, D)."""
+    levels, beam, num_nodes = frame.levels, frame.beam, frame.num_nodes
     states = _States(beam, hidden, layers)
     guesses = np.array([len(level) // (beam if depth else 1) for depth, level in enumerate(levels)])
     grown = Grown(
         torch.full((num_nodes,), -torch.inf),
         torch.full((num_nodes,), root),
         torch.full((num_nodes,), num_nodes),
-        torch.zeros(num_nodes, num_columns, dtype=torch.int64),
+        torch.zeros(num_nodes, frame.num_columns, dtype=torch.int64),
     )
     grown.joint[0] = 0.0
     most = int(guesses.max())
@@ -88,7 +96,7 @@ def grow(
         head.num_outputs,
         np.array([level.start for level in levels]),
         guesses,
-        num_wanted,
+        frame.num_wanted,
         *(tensor.numpy() for tensor in (grown.joint, grown.ids, grown.parents, grown.ancestors)),
         *states.arrays,
         np.empty((beam, head.num_units * UNIT), np.float32),
