@@ -73,7 +73,7 @@ def grow(
     vocabulary: torch.Tensor | None,
     frame: DraftFrame,
 ) -> Grown:
-    """As decoding's grow: hidden (1, D), of the last token before the root; embedding (V, D); depths (K, D)."""
+    """As decoding's grow. hidden (1, D): of the token before the root; embedding (V, D); depths (K, D)."""
     levels, beam, num_nodes = frame.levels, frame.beam, frame.num_nodes
     states = _States(beam, hidden, layers)
     guesses = np.array([len(level) // (beam if depth else 1) for depth, level in enumerate(levels)])
