@@ -35,6 +35,7 @@ _SECONDS_BETWEEN_KEYS = (0.08, 0.16)
 _SECONDS_TO_SETTLE = 2.0
 _SECONDS_TO_START = 30.0
 _SECONDS_TO_REPLY = 60.0
+_SECONDS_TO_WORK = 300.0
 _LONG_MESSAGES = 500
 
 
@@ -150,24 +151,24 @@ def _cpu_share(pid: int) -> Callable[[], float]:
 
 
 def measure_engine(command: Sequence[str]) -> dict[str, float]:
-    """Tokens a second of one engine that computes all the time, in turn alone, while the chat waits for it,
-    and while the chat shows what it says. The share that is kept is the median of neighbouring turns'.
+    """Tokens a second of one engine that computes all the time, in turn to itself and said to the chat, which
+    shows them. The share that is kept is the median of neighbouring turns'.
     """
     with _home() as environment, Terminal(command, environment) as terminal:
         _ask(terminal, "work")
         file = Path(environment[SPEED_FILE])
-        deadline = time.perf_counter() + _SECONDS_TO_REPLY
+        deadline = time.perf_counter() + _SECONDS_TO_WORK
         while not file.exists() and time.perf_counter() < deadline:
             terminal.watch(0.1)
         terminal.watch(0.1)
         rounds = json.loads(file.read_text(encoding="utf-8"))
-    shares = sorted(speeds["said"] / speeds["kept"] for speeds in rounds)
+    lower, median, upper = statistics.quantiles((turn["said"] / turn["kept"] for turn in rounds), n=4)
     return {
-        "alone_tokens_per_second": statistics.median(speeds["kept"] for speeds in rounds),
-        "with_chat_tokens_per_second": statistics.median(speeds["said"] for speeds in rounds),
-        "share_kept": statistics.median(shares),
-        "least_share_kept": shares[0],
-        "most_share_kept": shares[-1],
+        "alone_tokens_per_second": statistics.median(turn["kept"] for turn in rounds),
+        "with_chat_tokens_per_second": statistics.median(turn["said"] for turn in rounds),
+        "share_kept": median,
+        "lower_quartile": lower,
+        "upper_quartile": upper,
     }
 
 

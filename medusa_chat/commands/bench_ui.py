@@ -18,7 +18,7 @@ _LEAST_SHARE_KEPT = 0.97
 
 
 def ui(as_json: JsonOption = False) -> None:
-    """Measure the chat itself, on a scripted engine in a pseudo-terminal: about two minutes."""
+    """Measure the chat itself, on a scripted engine in a pseudo-terminal: about three minutes."""
     if os.name != "posix":
         raise UsageError("bench ui needs a pseudo-terminal, which this system doesn't have.")
     from medusa_chat.bench.ui import Extent, measure_ui, own_programs
@@ -47,7 +47,7 @@ def _as_text(report: dict[str, Any]) -> str:
             f"the chat then takes {shares} of one core",
             f"the engine while the chat waits: {engine['alone_tokens_per_second']:.0f} tokens/s, "
             f"while it shows them: {engine['with_chat_tokens_per_second']:.0f}; "
-            f"turn by turn it kept {engine['least_share_kept']:.1%} to {engine['most_share_kept']:.1%}",
+            f"half of the turns kept {engine['lower_quartile']:.1%} to {engine['upper_quartile']:.1%}",
         )
     )
 

@@ -61,7 +61,7 @@ def test_a_model_is_pulled_with_its_heads_and_then_needs_no_hub(tiny_hub: SmallH
     assert (row("tiny")["here"], row("tiny")["heads_here"]) == (True, True)
 
     options = ["--model", "tiny", "--device", "cpu", "--dtype", "float32", "--temperature", "0", "--json"]
-    said = run("say", *options, "--max-tokens", "8", "--tree-size", "8", "Hello")  # a size that no timing chose
+    said = run("say", *options, "--max-tokens", "8", "--tree-size", "8", "Hello")  # no timing chose it
     assert said.returncode == 0, said.stderr
     reply = json.loads(said.stdout)
     plain = json.loads(run("say", *options, "--max-tokens", "8", "--plain", "Hello").stdout)
