@@ -329,15 +329,17 @@ def test_the_chat_gets_settings_and_request(monkeypatch: pytest.MonkeyPatch, tmp
 
 
 @pytest.mark.parametrize(
-    ("options", "terminal", "opened"),
+    ("options", "terminal", "opened", "said"),
     [
-        ((), "xterm", "medusa_chat.app.run_app"),
-        (("--screen-reader",), "xterm", "medusa_chat.app.linear.run_linear"),
-        ((), "dumb", "medusa_chat.app.linear.run_linear"),
+        ((), "xterm", "medusa_chat.app.run_app", ""),
+        (("--screen-reader",), "xterm", "medusa_chat.app.linear.run_linear", ""),
+        (("--screen-reader",), "dumb", "medusa_chat.app.linear.run_linear", ""),
+        ((), "dumb", "medusa_chat.app.linear.run_linear", "This terminal can't move its cursor (TERM=dumb)"),
+        ((), "unknown", "medusa_chat.app.linear.run_linear", "(TERM=unknown)"),
     ],
 )
 def test_the_chat_comes_in_lines_where_wanted_and_where_the_terminal_does_nothing_else(
-    options: tuple[str, ...], terminal: str, opened: str, monkeypatch: pytest.MonkeyPatch
+    options: tuple[str, ...], terminal: str, opened: str, said: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     class Terminal(io.StringIO):
         def isatty(self) -> bool:
@@ -346,10 +348,13 @@ def test_the_chat_comes_in_lines_where_wanted_and_where_the_terminal_does_nothin
     received: list[LoadRequest] = []
     monkeypatch.setattr(opened, lambda settings, request, resume: received.append(request) or 0)
     monkeypatch.setattr(sys, "stdin", Terminal())
-    monkeypatch.setattr(sys, "stdout", Terminal())
+    screen = Terminal()
+    monkeypatch.setattr(sys, "stdout", screen)
     monkeypatch.setenv("TERM", terminal)
     assert run(*options) == 0
     assert len(received) == 1
+    assert said in screen.getvalue()
+    assert bool(said) == bool(screen.getvalue())
 
 
 def test_models_lists_what_is_here_and_what_is_to_download(capsys: pytest.CaptureFixture[str]) -> None:

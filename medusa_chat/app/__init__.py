@@ -15,6 +15,7 @@ from medusa_chat.app.lasting_writer import outlive_terminals
 from medusa_chat.app.models.fetching import fetch_nothing, to_fetch
 from medusa_chat.app.paste_parser import take_pastes_as_text
 from medusa_chat.app.plain_letters import use_plain_letters
+from medusa_chat.app.typed_letters import bear_all_keys
 from medusa_chat.app.yielding import yield_to_engine
 from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
 from medusa_chat.history import History
@@ -35,6 +36,7 @@ def run_app(
     """
     use_plain_letters(sys.__stderr__)  # which Textual draws on
     take_pastes_as_text()
+    bear_all_keys()
     outlive_terminals()
     yield_to_engine()
     return asyncio.run(_run(settings, request, resume, engine_command))

@@ -9,12 +9,12 @@ from textual.app import ComposeResult
 from textual.containers import VerticalScroll
 from textual.content import Content
 from textual.geometry import Size
-from textual.layout import DockArrangeResult
 from textual.widget import Widget
 from textual.widgets import Static
 
 from medusa_chat.app.conversation import Turn
 from medusa_chat.app.part_lines import View
+from medusa_chat.app.sight import Sight
 from medusa_chat.app.stack import Even, once_laid_out
 from medusa_chat.app.turn_list import MessageWidget, TurnList
 from medusa_chat.app.turns import AssistantTurn, Notice, UserTurn
@@ -27,7 +27,7 @@ _TURNS_A_GROWTH = 7
 _TURNS_BEFORE_FOUND = 4
 
 
-class ChatView(VerticalScroll, Even):
+class ChatView(VerticalScroll, Sight, Even):
     """Turns and notices, oldest first. Follows the newest line until the user scrolls away from it.
 
     Of a long conversation only a part is mounted; what comes before and after it is as one scrolls.
@@ -46,7 +46,6 @@ class ChatView(VerticalScroll, Even):
         self._after: list[Turn] = []
         self._view: View = "rendered"
         self._is_growing = False
-        self._lines_below: int | None = None
 
     def compose(self) -> ComposeResult:
         yield self.turns
@@ -166,15 +165,21 @@ class ChatView(VerticalScroll, Even):
     def watch_scroll_y(self, old_value: float, new_value: float) -> None:
         super().watch_scroll_y(old_value, new_value)
         page = self.size.height  # ahead of the edge, so that one scrolls on without a stop
-        if new_value < old_value and new_value <= page and not self._follows_end:
+        # While it follows, no user scrolled: a layout did, while blocks of Markdown came in.
+        if new_value < old_value and new_value <= page and not self.follows_end:
             self._grow_upwards()
         elif new_value > old_value and new_value >= self.max_scroll_y - page:
             self._grow_downwards()
+        self._show_more_of_replies()
 
-    @property
-    def _follows_end(self) -> bool:
-        # Then no user scrolled: a layout did, while blocks of Markdown came in.
-        return self._anchored and not self._anchor_released
+    def anchor(self, anchor: bool = True) -> None:
+        super().anchor(anchor)
+        self._show_more_of_replies()
+
+    def _show_more_of_replies(self) -> None:
+        for widget in self.turns.messages:
+            if isinstance(widget, AssistantTurn):
+                widget.show_more()
 
     def _grow_if_few(self) -> None:
         if len(self.turns.messages) < _TURNS_OPENED or self.max_scroll_y == 0:
@@ -196,13 +201,13 @@ class ChatView(VerticalScroll, Even):
     async def _mount_earlier(self) -> None:
         earlier = self._before[-_TURNS_A_GROWTH:]
         del self._before[-_TURNS_A_GROWTH:]
-        self._lines_below = round(self.virtual_size.height - self.scroll_y)
+        self.hold_lines_below()
         if earlier:
             await self.turns.mount_all(map(self.widget_of, earlier), before=0)
         self.call_after_refresh(self._settle_upwards)
 
     async def _settle_upwards(self) -> None:
-        self._lines_below = None
+        self.release_lines_below()
         await self._drop_newest()
         self._is_growing = False
         self._grow_if_few()
@@ -215,27 +220,18 @@ class ChatView(VerticalScroll, Even):
         self.call_after_refresh(self._settle_downwards)
 
     async def _settle_downwards(self) -> None:
-        self._lines_below = round(self.virtual_size.height - self.scroll_y)
+        self.hold_lines_below()
         await self._drop_oldest()
         self.call_after_refresh(self._end_settling)
 
     def _end_settling(self) -> None:
-        self._lines_below = None
+        self.release_lines_below()
         self._is_growing = False
 
     def _scroll_update(self, virtual_size: Size) -> None:
         super()._scroll_update(virtual_size)
         # The layout that it follows draws all of the view. Textual would draw the bar again in a next frame.
         self.vertical_scrollbar._repaint_required = False
-
-    def arrange(self, size: Size, optimal: bool = False) -> DockArrangeResult:
-        """Keeps what is seen in its place while turns above it come or go, in the same frame."""
-        arranged = super().arrange(size, optimal)
-        if self._lines_below is not None and not optimal:
-            y = max(arranged.total_region.bottom - self._lines_below, 0)
-            self.set_reactive(Widget.scroll_y, y)
-            self.set_reactive(Widget.scroll_target_y, y)
-        return arranged
 
     @property
     def _mounted_turns(self) -> list[Turn]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import sys
 import time
 from collections.abc import Sequence
 
@@ -14,9 +15,11 @@ from medusa_chat.app.growing import GrowingReply
 from medusa_chat.app.keeper import Keeper
 from medusa_chat.app.linear_commands import LinearCommands
 from medusa_chat.app.meter import PlainReference, ReplyMeter
+from medusa_chat.app.plain_letters import use_plain_letters
 from medusa_chat.app.sentences import left_out, sentence_of
 from medusa_chat.app.signals import leave_on_signals, signals_in_a_reply
 from medusa_chat.app.spoken_reply import SpokenReply
+from medusa_chat.app.typed_letters import bear_all_letters
 from medusa_chat.engine.process import WORKER_COMMAND, EngineProcess
 from medusa_chat.errors import EngineCrashed, HistoryError, MedusaError, PromptTooLong
 from medusa_chat.history import History
@@ -46,6 +49,8 @@ def run_linear(
     with contextlib.suppress(ImportError):
         import readline  # noqa: F401  # gives input() its editing and its history
 
+    use_plain_letters(sys.stdout)
+    bear_all_letters(sys.stdin)
     history = History()
     engine = EngineProcess(engine_command)
     with asyncio.Runner() as runner:

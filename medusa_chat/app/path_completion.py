@@ -22,7 +22,7 @@ def list_paths(typed: str) -> list[str]:
     head = typed[: typed.rfind("/") + 1]
     try:
         found = heapq.nsmallest(_MOST, _entries(os.path.expanduser(head) or ".", typed[len(head) :]))
-    except OSError:
+    except (OSError, ValueError):  # letters that the locale has no bytes for
         return []
     return [f"{head}{name}" for *_, name in found]
 

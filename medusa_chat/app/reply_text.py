@@ -16,10 +16,11 @@ from textual.widget import Widget
 from medusa_chat.app.conversation import Piece
 from medusa_chat.app.part_lines import View, part_lines
 from medusa_chat.app.parts import Part, Parts
+from medusa_chat.app.sight import Sight
 from medusa_chat.app.stack import once_laid_out
 
 _MOST_PARTS = 144
-_PARTS_DROPPED = 12  # at once: what one reads there moves away
+_PARTS_DROPPED = 12  # at once: all that is seen is drawn again
 _PARTS_AT_ONCE = 3  # some ms each: a key must not wait for more of them
 _TOO_LONG = "The beginning of this reply is too long for the screen. /export writes all of it."
 _FAINT = "$foreground 45%"
@@ -43,6 +44,7 @@ class ReplyText(Widget):
         self._shown: dict[Part, list[Content]] = {}  # with their lines, once there is a width
         self._is_too_long = False
         self._waiting: list[Part] = []
+        self._is_showing = False
         self._width = 0
         self._lines: list[Content] = []
         self.feed(pieces)
@@ -62,14 +64,15 @@ class ReplyText(Widget):
 
     def feed(self, pieces: Iterable[Piece]) -> None:
         """Appends to the reply. Much at once is shown bit by bit."""
-        is_showing = bool(self._waiting)
-        parts = list(dict.fromkeys((*self._waiting, *self._parts.grow(pieces))))
-        if len(parts) > _MOST_PARTS:
-            self._drop(len(self._shown))  # none of them would stay
-        self._waiting = parts[-_MOST_PARTS:]
+        self._waiting = list(dict.fromkeys((*self._waiting, *self._parts.grow(pieces))))
         if not self.is_attached:
-            self._show(len(parts))
-        elif not is_showing:
+            self._show(_MOST_PARTS)
+        else:
+            self.show_more()
+
+    def show_more(self) -> None:
+        """Shows what waits, as far as nothing that is looked at has to leave for it."""
+        if self._waiting and not self._is_showing:
             self._show_some()
 
     def lay_out_end(self) -> None:
@@ -79,24 +82,37 @@ class ReplyText(Widget):
         self.refresh(layout=True)
 
     def _show_some(self) -> None:
-        self._show(_PARTS_AT_ONCE)
-        if self._waiting:
+        self._is_showing = self._show(_PARTS_AT_ONCE) and bool(self._waiting)
+        if self._is_showing:
             self.call_after_refresh(self._show_some)
 
-    def _show(self, number: int) -> None:
-        """Puts so many of the parts that wait on the screen."""
-        parts, self._waiting = self._waiting[:number], self._waiting[number:]
+    def _show(self, number: int) -> bool:
+        """Puts so many of the parts that wait on the screen; False where they have to wait on."""
+        if len(self._waiting) > _MOST_PARTS and self._drop(len(self._shown)):  # none of them would stay
+            self._waiting = self._waiting[-_MOST_PARTS:]
+        parts = self._waiting[:number]
+        num_over = len(self._shown.keys() | set(parts)) - _MOST_PARTS
+        if num_over > 0 and not self._drop(max(num_over, _PARTS_DROPPED)):
+            return False
+        del self._waiting[:number]
         for part in parts:
             self._shown[part] = self._lines_of(part)
-        if len(self._shown) > _MOST_PARTS:
-            self._drop(_PARTS_DROPPED)
         self._take_lines()
+        return True
 
-    def _drop(self, number: int) -> None:
-        """Takes the first parts off the screen."""
+    def _drop(self, number: int) -> bool:
+        """Takes the first parts off the screen, unless somebody looks at them."""
+        leaving = list(self._shown)[:number]
+        num_lines = len(self._note()) + sum(len(self._shown[part]) for part in leaving)
+        sight = next((widget for widget in self.ancestors if isinstance(widget, Sight)), None)
+        if sight is not None and num_lines > sight.num_unseen(self):
+            return False
         self._is_too_long = True
-        for part in list(self._shown)[:number]:
+        for part in leaving:
             del self._shown[part]
+        if sight is not None:
+            sight.lose_above(num_lines - len(self._note()))
+        return True
 
     # Lines
 
@@ -111,8 +127,13 @@ class ReplyText(Widget):
         return self._lines
 
     def _all_lines(self) -> list[Content]:
-        note = Content.styled(_TOO_LONG, _FAINT).wrap(self._width) if self._is_too_long else []
-        return list(chain(note, [Content("")] if note else [], *self._shown.values()))
+        return list(chain(self._note(), *self._shown.values()))
+
+    def _note(self) -> list[Content]:
+        """That the beginning has left the screen."""
+        if not (self._is_too_long and self._width):
+            return []
+        return [*Content.styled(_TOO_LONG, _FAINT).wrap(self._width), Content("")]
 
     def _take_lines(self) -> None:
         """Draws from the first line on that has changed, and lays out where there are more or fewer."""

@@ -113,6 +113,10 @@ class AssistantTurn(Stack):
         if self._is_coloured:
             self._caption.show(self._caption_line())
 
+    def show_more(self) -> None:
+        """Shows what waited until the reader had scrolled on."""
+        self._text.show_more()
+
     def finish(self, caption: str) -> None:
         """The whole reply has been fed."""
         self.show_caption(caption)

@@ -66,9 +66,9 @@ class Terminal:
         fcntl.ioctl(self._ours, termios.TIOCSWINSZ, struct.pack("HHHH", rows, columns, 0, 0))
 
     def press(self, keys: str) -> float:
-        """Sends keys and returns the time."""
+        """Sends keys and returns the time. A surrogate is the byte that it stands for in file names."""
         now = time.perf_counter()
-        os.write(self._ours, keys.encode())
+        os.write(self._ours, keys.encode(errors="surrogateescape"))
         return now
 
     def wait_for(self, text: str, seconds: float) -> float:

@@ -11,6 +11,8 @@ from typing import Any
 from medusa_chat.commands.starting import prepare_app
 from medusa_chat.errors import UsageError
 
+_IN_LINES = ("dumb", "unknown")  # names of terminals that can't do more
+
 
 def open_chat(overrides: Mapping[str, Any], heads: str | None, resume: bool) -> int:
     """Returns its exit status. overrides: of settings. resume: go on with the last conversation.
@@ -29,7 +31,10 @@ def open_chat(overrides: Mapping[str, Any], heads: str | None, resume: bool) -> 
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError('The chat needs a terminal. Without one, use `medusa-chat say "…"`.')
     request = settings.load_request(heads)
-    if settings.screen_reader or os.environ.get("TERM") == "dumb":  # one that can't move its cursor
+    terminal = os.environ.get("TERM", "")
+    if settings.screen_reader or terminal in _IN_LINES:
+        if not settings.screen_reader:
+            print(f"This terminal can't move its cursor (TERM={terminal}): the chat comes in lines.")
         from medusa_chat.app.linear import run_linear
 
         gc.enable()  # there is no quiet moment to wait for

@@ -2,13 +2,10 @@
 
 from __future__ import annotations
 
-import codecs
-import io
 import os
 import sqlite3
 import subprocess
 import sys
-from pathlib import Path
 
 import psutil
 import pytest
@@ -16,7 +13,6 @@ from textual import events
 
 from medusa_chat import paths
 from medusa_chat.app.paste_parser import PasteParser
-from medusa_chat.app.plain_letters import use_plain_letters
 from medusa_chat.bench.scripted_engine import FLOOD_BYTES
 from medusa_chat.bench.terminal import Terminal
 from medusa_chat.commands.scripted_chat import PROGRAM
@@ -102,40 +98,6 @@ def test_history_that_cannot_be_used_is_told_and_the_chat_goes_on(
 
 
 # Terminals
-
-
-@pytest.mark.parametrize(
-    "environment",
-    [
-        {"TERM": "vt100"},
-        {"TERM": "no-such-terminal"},
-        {"NO_COLOR": "1"},
-        {"LC_ALL": "C"},
-        {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"},
-        {"PYTHONIOENCODING": "latin-1"},
-    ],
-)
-def test_poor_terminals(environment: dict[str, str]) -> None:
-    with open_program(**environment) as terminal:
-        terminal.wait_for(_READY, _SECONDS)
-        terminal.press("hello\r")
-        terminal.wait_for("Same words, fewer steps.", _SECONDS)
-        terminal.press("\x11")
-        assert terminal.wait() == 0
-
-
-def test_terminal_without_unicode_gets_letters_of_its_own(tmp_path: Path) -> None:
-    stream = io.TextIOWrapper(io.BytesIO(), encoding="ascii")
-    use_plain_letters(stream)
-    stream.write("╭─╮│█▁ … × 漢é ■")
-    stream.flush()
-    assert stream.buffer.getvalue() == b"+-+|#_ . x ??? #"  # type: ignore[attr-defined]
-    assert codecs.lookup_error(str(stream.errors))
-    with open_program(PYTHONIOENCODING="ascii") as terminal:
-        drawn = terminal.read_until(_READY, _SECONDS)
-        assert drawn.isascii()
-        assert "+-----" in drawn
-        assert "\\u" not in drawn
 
 
 def test_resized_to_nothing_and_back_while_a_reply_streams() -> None:
