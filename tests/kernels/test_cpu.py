@@ -35,6 +35,18 @@ from medusa_chat.kernels.cpu.team import Team, meet, progress, take
 from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.model.path_heads import GatedLayer, PathHeads
 
+
+def for_python(function: Callable[..., None]) -> Callable[..., None]:
+    """An inner function, which has no wrapper of its own."""
+
+    @njit
+    def call(*arguments):  # type: ignore[no-untyped-def]
+        function(*arguments)
+
+    return call  # type: ignore[no-any-return]
+
+
+_norm, _turn, _attend, _join = map(for_python, (pointwise.norm, turn, attend, join))
 FLOAT, PAIRS = torch.float32, torch.bfloat16
 needs_pairs = pytest.mark.skipif(not HAS_PAIR_PRODUCTS, reason="no products of bfloat16 pairs here")
 
@@ -182,7 +194,7 @@ def test_silu() -> None:
 def normed(x: torch.Tensor, weight: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
     out = torch.empty(x.shape, dtype=dtype)
     epsilon = np.float32(1e-5)
-    pointwise.norm(progress(1), 0, x.numpy(), weight.numpy(), epsilon, array(out))
+    _norm(progress(1), 0, x.numpy(), weight.numpy(), epsilon, array(out))
     return out
 
 
@@ -222,8 +234,8 @@ def attention(
     rows, scale = numbers.transpose(0, 1)[:, 0].numpy(), head_dim**-0.5
     file_without_turning(qkv, rows, None, scale, length, filed, (num_heads, num_kv_heads))
     where = length, positions.numpy(), unseen.view(num_rows, tiles, 16).numpy()
-    attend(progress(1), 0, filed, rows, None, *where, largest, totals, sums)
-    join(progress(1), 0, largest, totals, sums, num_heads, out.numpy())
+    _attend(progress(1), 0, filed, rows, None, *where, largest, totals, sums)
+    _join(progress(1), 0, largest, totals, sums, num_heads, out.numpy())
     return out
 
 
@@ -241,7 +253,7 @@ def file_without_turning(
     turns[:, 0] = 1.0
     no_norms, epsilon = np.empty((0, head_dim), np.float32), np.float32(0)
     given = qkv.numpy(), no_norms, epsilon, turns, np.float32(scale)
-    turn(progress(1), 0, *given, start, numbers, scales, queries, heads)
+    _turn(progress(1), 0, *given, start, numbers, scales, queries, heads)
 
 
 @pytest.mark.parametrize(("length", "num_rows"), [(0, 1), (5, 3), (127, 9), (128, 1), (300, 21)])

@@ -15,10 +15,10 @@ import math
 
 import numpy as np
 import torch
-from numba import njit
 from numba.extending import overload
 
 from medusa_chat.decoder_memory import LEAN_CHUNK
+from medusa_chat.kernels.cpu.compiling import inner
 from medusa_chat.kernels.cpu.panels import (
     LANES,
     LOWEST,
@@ -39,7 +39,7 @@ _LARGEST, _LEAST = np.float32(LARGEST), np.float32(LEAST)
 _HALF = np.float32(0.5)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def turn(progress, phase, qkv, norms, epsilon, turns, scale, start, numbers, scales, queries, heads):
     """Turns queries and keys to their positions and files them, with values, for `attend`.
 
@@ -70,12 +70,12 @@ def turn(progress, phase, qkv, norms, epsilon, turns, scale, start, numbers, sca
         kv_head = take(progress, phase)
 
 
-@njit(nogil=True)
+@inner()
 def _head(row, number, head_dim):
     return row[number * head_dim : (number + 1) * head_dim]
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _turn_head(head, norms, epsilon, turn, out):
     """head (d,), changed if norms (1, d) has one."""
     if len(norms):
@@ -108,7 +108,7 @@ def _compiled_write(row, numbers, scales, part, head, place):
     return whole if numbers.dtype.bitwidth == 32 else in_8_bits
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def attend(progress, phase, queries, numbers, scales, length, positions, unseen, largest, totals, sums):
     """Each chunk's part of the answer, for `join`.
 
@@ -147,7 +147,7 @@ def attend(progress, phase, queries, numbers, scales, length, positions, unseen,
         unit = take(progress, phase)
 
 
-@njit(nogil=True)
+@inner()
 def _nodes_of(chunk, positions):
     """The first of the nodes at this chunk's positions, and the one after the last."""
     first, last = 0, 0
@@ -177,7 +177,7 @@ def _compiled_read(numbers, scales, part, head, first, last, room):
     return whole if numbers.dtype.bitwidth == 32 else of_8_bits
 
 
-@njit(nogil=True)
+@inner()
 def _multiply(query, keys, out):
     """query (d, 16), keys (n, d) -> scores (n, 16)."""
     data, length, stride = query.ctypes.data, len(query), keys.strides[0]
@@ -193,7 +193,7 @@ def _multiply(query, keys, out):
         key += 1
 
 
-@njit(nogil=True)
+@inner()
 def _add_up(weights, values, out, go_on):
     """weights (n, 16), values (n, d) -> (d, 16), added to what is there if go_on."""
     data, length, stride = weights.ctypes.data, len(weights), values.strides[0]
@@ -209,7 +209,7 @@ def _add_up(weights, values, out, go_on):
         place += 1
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _weigh(scores, largest, totals):
     """Scores (n, 16) become weights, e^(score - largest)."""
     lower_by_largest(scores.ctypes.data, len(scores), largest.ctypes.data)
@@ -221,7 +221,7 @@ def _weigh(scores, largest, totals):
     panels_1_1(_FORM, _FORM, data, 0, to, 0, 0, 0, one, 0, 0, len(scores), 0, 0)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def join(progress, phase, largest, totals, sums, num_heads, out):
     """What `attend` left -> out (R, H · d), as rows for the next product."""
     num_chunks, num_kv_heads, _, head_dim, _ = sums.shape
@@ -241,7 +241,7 @@ def join(progress, phase, largest, totals, sums, num_heads, out):
         unit = take(progress, phase)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _share_out(largest, totals, shares):
     """What each chunk's sums count for: e^(largest - the largest of all), over the total."""
     most, total = _LOWEST, np.float32(0.0)

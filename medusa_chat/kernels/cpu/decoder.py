@@ -8,10 +8,10 @@ from typing import Any
 
 import numpy as np
 import torch
-from numba import njit
 
 from medusa_chat.kernels.cpu.attention import CHUNK, attend, join, turn
-from medusa_chat.kernels.cpu.linear import add_linear, linear
+from medusa_chat.kernels.cpu.compiling import NO, YES, ZERO, inner, outer
+from medusa_chat.kernels.cpu.linear import linear
 from medusa_chat.kernels.cpu.packing import UNIT, PanelWeight, array, form
 from medusa_chat.kernels.cpu.panels import LANES
 from medusa_chat.kernels.cpu.pointwise import gate, norm
@@ -125,13 +125,13 @@ class Decoder:
         return hidden
 
 
-@njit(nogil=True, cache=True)
+@outer()
 def _multiply(thread, num_threads, progress, form, rows, weight, out):
-    linear(progress, 0, form, rows, weight, out)
-    meet(progress, 0, num_threads)
+    linear(progress, ZERO, form, rows, weight, out, NO)
+    meet(progress, ZERO, num_threads)
 
 
-@njit(nogil=True, cache=True)
+@outer()
 def _decode(
     thread,
     num_threads,
@@ -166,12 +166,12 @@ def _decode(
     attended (R, H · d) and inner (R, F) of rows; qkv (R, (H + 2G) · d) and both (R, 2F) float32; and
     attention's.
     """
-    phase = 0
+    phase = ZERO
     for number in range(len(layers)):
         products = layers[number]
         norm(progress, phase, x, norms[number, 0], epsilon, normed)
         phase = meet(progress, phase, num_threads)
-        linear(progress, phase, form, normed, products[_QKV], qkv)
+        linear(progress, phase, form, normed, products[_QKV], qkv, NO)
         phase = meet(progress, phase, num_threads)
         kept, kept_scales = numbers[:, number], _of_layer(scales, number)
         turn(
@@ -193,20 +193,20 @@ def _decode(
         phase = meet(progress, phase, num_threads)
         join(progress, phase, largest, totals, sums, heads[0], attended)
         phase = meet(progress, phase, num_threads)
-        add_linear(progress, phase, form, attended, products[_OUTPUT], x)
+        linear(progress, phase, form, attended, products[_OUTPUT], x, YES)
         phase = meet(progress, phase, num_threads)
         norm(progress, phase, x, norms[number, 1], epsilon, normed)
         phase = meet(progress, phase, num_threads)
-        linear(progress, phase, form, normed, products[_GATE_UP], both)
+        linear(progress, phase, form, normed, products[_GATE_UP], both, NO)
         phase = meet(progress, phase, num_threads)
         gate(progress, phase, both, inner)
         phase = meet(progress, phase, num_threads)
-        add_linear(progress, phase, form, inner, products[_DOWN], x)
+        linear(progress, phase, form, inner, products[_DOWN], x, YES)
         phase = meet(progress, phase, num_threads)
     norm(progress, phase, x, last_norm, epsilon, hidden)
     meet(progress, phase, num_threads)
 
 
-@njit(nogil=True)
+@inner()
 def _of_layer(scales, number):
     return None if scales is None else scales[:, number]

@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from numba import njit
 
-from medusa_chat.kernels.cpu.linear import add_linear, linear
+from medusa_chat.kernels.cpu.compiling import NO, YES, ZERO, inner, outer
+from medusa_chat.kernels.cpu.linear import linear
 from medusa_chat.kernels.cpu.packing import UNIT, PanelWeight, array, form, rows_dtype
 from medusa_chat.kernels.cpu.pointwise import as_float, as_row, gate, log_sum_of_exponentials, norm, norm_row
 from medusa_chat.kernels.cpu.team import meet, take, team
@@ -125,13 +125,13 @@ class _States:
         self.arrays = addresses, self.x, both, *rows
 
 
-@njit(nogil=True, cache=True)
+@outer()
 def _advance(thread, num_threads, progress, form, embedding, depth, layers, x, both, seen, normed, inner):
-    phase = _see(progress, 0, num_threads, x, embedding, depth, seen)
+    phase = _see(progress, ZERO, num_threads, x, embedding, depth, seen)
     _through_layers(progress, phase, num_threads, form, layers, x, both, seen, normed, inner)
 
 
-@njit(nogil=True, cache=True)
+@outer()
 def _grow(
     thread,
     num_threads,
@@ -163,7 +163,7 @@ def _grow(
     """likely and ranked (B, R): log-probabilities and numbers of each row's best guesses. beam (1 + B,): how
     many nodes grow on, and which.
     """
-    phase, depth = 0, 0
+    phase, depth = ZERO, ZERO
     embedded = np.empty((len(x), depths.shape[1]), np.float32)
     while beam[0] > 0:
         rows = beam[0]
@@ -176,7 +176,7 @@ def _grow(
         phase = _through_layers(progress, phase, num_threads, form, layers, state, *between)
         _narrow(progress, phase, state, normed_state)
         phase = meet(progress, phase, num_threads)
-        linear(progress, phase, form, normed_state, head, logits[:rows])
+        linear(progress, phase, form, normed_state, head, logits[:rows], NO)
         phase = meet(progress, phase, num_threads)
         row = take(progress, phase)
         while row < rows:
@@ -194,7 +194,7 @@ def _grow(
         depth += 1
 
 
-@njit(nogil=True)
+@inner()
 def _see(progress, phase, num_threads, x, embedding, depth, seen):
     """The norms of states beside those of embeddings, to which what is learnt of the depth is added."""
     size = len(depth)
@@ -209,7 +209,7 @@ def _see(progress, phase, num_threads, x, embedding, depth, seen):
     return meet(progress, phase, num_threads)
 
 
-@njit(nogil=True)
+@inner()
 def _through_layers(progress, phase, num_threads, form, layers, x, both, seen, normed, inner):
     """x (R, D') float32 becomes the next states."""
     ones = np.ones(normed.shape[1], np.float32)
@@ -217,16 +217,16 @@ def _through_layers(progress, phase, num_threads, form, layers, x, both, seen, n
         if number:
             norm(progress, phase, x, ones, _EPSILON, normed)
             phase = meet(progress, phase, num_threads)
-        linear(progress, phase, form, normed if number else seen, layers[number, 0], both)
+        linear(progress, phase, form, normed if number else seen, layers[number, 0], both, NO)
         phase = meet(progress, phase, num_threads)
         gate(progress, phase, both, inner)
         phase = meet(progress, phase, num_threads)
-        add_linear(progress, phase, form, inner, layers[number, 1], x)
+        linear(progress, phase, form, inner, layers[number, 1], x, YES)
         phase = meet(progress, phase, num_threads)
     return phase
 
 
-@njit(nogil=True)
+@inner()
 def _narrow(progress, phase, x, rows):
     row = take(progress, phase)
     while row < len(x):
@@ -235,7 +235,7 @@ def _narrow(progress, phase, x, rows):
         row = take(progress, phase)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def _rank(logits, likely, ranked):
     """The best of logits (V',), as many as `likely` has room for, best first: log-probabilities, numbers."""
     last = len(likely) - 1
@@ -254,7 +254,7 @@ def _rank(logits, likely, ranked):
         likely[place] -= total
 
 
-@njit(nogil=True)
+@inner()
 def _file(depth, start, num_guesses, likely, ranked, vocabulary, beam, joint, ids, parents, ancestors):
     """The guesses that follow each node of the beam, among the nodes."""
     for row in range(beam[0]):
@@ -268,7 +268,7 @@ def _file(depth, start, num_guesses, likely, ranked, vocabulary, beam, joint, id
                 ancestors[node, column] = node if column > depth else ancestors[parent, column]
 
 
-@njit(nogil=True)
+@inner()
 def _go_on(level, start, num_guesses, joint, num_wanted, beam, x):
     """The level's likeliest become the beam, with the states they follow from; none if as many as are wanted
     of all nodes so far are as likely as they.

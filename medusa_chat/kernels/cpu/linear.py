@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import numpy as np
 import torch
-from numba import carray, njit
+from numba import carray
 
+from medusa_chat.kernels.cpu.compiling import inner
 from medusa_chat.kernels.cpu.packing import (
     BIAS,
     DATA,
@@ -43,21 +44,12 @@ def linear_reference(rows: torch.Tensor, weight: PanelWeight) -> torch.Tensor:
     return rows.float() @ weight.dequantized().T + weight.bias[: weight.num_outputs]
 
 
-@njit(nogil=True)
-def linear(progress, phase, form, rows, weight, out):
-    """rows (R, K), weight: its address; out (R, N') float32 becomes the products."""
-    _each_unit(progress, phase, form, rows, weight, out, False)
+@inner()
+def linear(progress, phase, form, rows, weight, out, is_added):
+    """rows (R, K), weight: its address; out (R, N') float32 becomes the products, or they are added to it.
 
-
-@njit(nogil=True)
-def add_linear(progress, phase, form, rows, weight, out):
-    """The same, added to what `out` holds."""
-    _each_unit(progress, phase, form, rows, weight, out, True)
-
-
-@njit(nogil=True)
-def _each_unit(progress, phase, form, rows, weight, out, is_added):
-    """Two units at once for as long as there are three, so that threads end together."""
+    Two units at once for as long as there are three, so that threads end together.
+    """
     sums = np.empty((MOST_ROWS, 2 * UNIT), np.float32)
     scales = carray(as_pointer(weight[SCALES]), weight[NUM_UNITS] * UNIT, np.float32)
     bias = carray(as_pointer(weight[BIAS]), weight[NUM_UNITS] * UNIT, np.float32)
@@ -81,7 +73,7 @@ def _each_unit(progress, phase, form, rows, weight, out, is_added):
         number = take(progress, phase)
 
 
-@njit(nogil=True)
+@inner(inline="always")
 def _sum(form, rows, weight, first, count, sums):
     """Products of the first rows, as many as are computed together, and one unit or two. Returns how many."""
     stride, scale_stride = weight[PANEL_STRIDE], weight[SCALE_STRIDE]

@@ -7,9 +7,10 @@ import math
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.extending import intrinsic, overload
 
+from medusa_chat.kernels.cpu.compiling import inner
 from medusa_chat.kernels.cpu.team import take
 
 _LOG2E = np.float32(1.4426950408889634)
@@ -93,7 +94,7 @@ def _as_row(rows, value):
     return rounded
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def exp_of_negative(x):
     """e^x of a float32 up to 0; 0 below -87."""
     shifted = max(x, _LEAST) * _LOG2E + _ROUNDER
@@ -104,14 +105,14 @@ def exp_of_negative(x):
     return _ZERO if x < _LEAST else (series * rest * rest + rest + _ONE) * power
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def silu(x):
     """x / (1 + e^-x) of a float32."""
     small = exp_of_negative(-abs(x))
     return x * (_ONE if x >= _ZERO else small) / (_ONE + small)
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def gate(progress, phase, both, out):
     """both (R, ≥ 2F) float32: gates, then what they let through; out (R, F) of rows becomes silu(gate) · up.
 
@@ -126,7 +127,7 @@ def gate(progress, phase, both, out):
         row = take(progress, phase)
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"reassoc"})
+@inner(fastmath={"reassoc"})
 def log_sum_of_exponentials(row, largest):
     """log Σ e^(value - largest) of a float32 row."""
     total = _ZERO
@@ -135,7 +136,7 @@ def log_sum_of_exponentials(row, largest):
     return np.float32(math.log(total))
 
 
-@njit(nogil=True, error_model="numpy", fastmath={"reassoc"})
+@inner(fastmath={"reassoc"})
 def _sum_of_squares(row):
     total = _ZERO
     for value in row:
@@ -143,7 +144,7 @@ def _sum_of_squares(row):
     return total
 
 
-@njit(nogil=True, error_model="numpy")
+@inner()
 def norm_row(row, weight, epsilon, out):
     """row / √(mean(row²) + ε) · weight, float32, as `out` holds it."""
     scale = _ONE / np.float32(math.sqrt(_sum_of_squares(row) / np.float32(len(row)) + epsilon))
@@ -151,7 +152,7 @@ def norm_row(row, weight, epsilon, out):
         out[i] = as_row(out, row[i] * scale * weight[i])
 
 
-@njit(nogil=True)
+@inner()
 def norm(progress, phase, x, weight, epsilon, out):
     """x (R, D') float32, weight (D,): RMS norm of each row's first D values into those of `out`."""
     size = len(weight)

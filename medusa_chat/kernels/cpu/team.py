@@ -18,10 +18,11 @@ from typing import Any
 import numpy as np
 import torch
 from llvmlite import ir
-from numba import njit, types
+from numba import types
 from numba.core import cgutils
 from numba.extending import intrinsic
 
+from medusa_chat.kernels.cpu.compiling import inner
 from medusa_chat.kernels.cpu.host import IS_X86
 
 _SPINS = 2000  # some 50 µs
@@ -34,13 +35,13 @@ def progress(num_phases: int) -> np.ndarray[Any, Any]:
     return np.zeros((1 + num_phases, _LINE), np.int64)
 
 
-@njit(nogil=True)
+@inner()
 def take(progress, phase):
     """The number of the next unit of this phase that nobody has taken."""
     return _add(progress, (phase + 1) * _LINE)
 
 
-@njit(nogil=True)
+@inner()
 def meet(progress, phase, num_threads):
     """Waits until all threads have done this phase. Returns the next one's number."""
     _add(progress, 0)
