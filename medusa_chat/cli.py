@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
@@ -26,6 +27,7 @@ class Invocation:
 
 def main(arguments: Sequence[str] | None = None) -> NoReturn:
     """Runs one command line and exits: 0 done, 1 failed, 2 wrong usage, 130 interrupted."""
+    _open_closed_streams()
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="replace")  # a terminal of another encoding is no reason to fail
@@ -51,6 +53,15 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
     sys.exit(0)
 
 
+def _open_closed_streams() -> None:
+    """Whoever started this may have closed some (`2>&-`): Python then has None for them, and the next file
+    that is opened would get their number, which libraries in C write to.
+    """
+    for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
+        if getattr(sys, name) is None:
+            setattr(sys, name, open(os.devnull, mode))  # noqa: SIM115 - as long as the program runs
+
+
 def _open_chat(given: Sequence[str]) -> int:
     """The chat as nearly everybody opens it: Typer and all the commands would be a fifth of its start."""
     from medusa_chat.commands.chat import open_chat
@@ -62,11 +73,17 @@ def _open_chat(given: Sequence[str]) -> int:
 def _sentence(error: Exception) -> str:
     if isinstance(error, MedusaError):
         return str(error)
+    if isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        return f"There is no room left on the disk{_named(error)}: free some, then run it again."
     first_line = str(error).partition("\n")[0]
     return (
         f"This should not have happened: {type(error).__name__}: {first_line}. "
         "Run it again as `medusa-chat --debug …` to see where, and please report it."
     )
+
+
+def _named(error: OSError) -> str:
+    return f" of {error.filename}" if error.filename else " that this was written to"
 
 
 if __name__ == "__main__":
