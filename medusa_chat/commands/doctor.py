@@ -14,7 +14,9 @@ from typing import Any
 from medusa_chat.commands.options import JsonOption
 from medusa_chat.quantities import size
 
-_PACKAGES = ("medusa-chat", "torch", "transformers", "huggingface_hub", "bitsandbytes", "textual", "triton")
+_PACKAGES = (
+    "medusa-chat", "torch", "transformers", "huggingface_hub", "bitsandbytes", "numba", "textual", "triton",
+)  # fmt: skip
 Section = dict[str, Any]
 
 
@@ -81,6 +83,7 @@ def _engine() -> Section:
     try:
         import torch
 
+        from medusa_chat.model.fastest import kernels_for
         from medusa_chat.model.loading import device_name, pick_device, pick_dtype
     except Exception as error:  # a broken install of torch fails in many ways
         return {"problem": f"The engine can't be loaded: {type(error).__name__}: {error}"}
@@ -89,8 +92,7 @@ def _engine() -> Section:
         "device": device.type,
         "device_name": device_name(device),
         "dtype": str(pick_dtype("auto", device)).removeprefix("torch."),
-        "forward": "transformers",
-        "quantised_linears": f"bitsandbytes ({device.type})",
+        "kernels": kernels_for(device),
         "cpu_capability": torch.backends.cpu.get_cpu_capability(),
         "cpu_bfloat16": pick_dtype("auto", torch.device("cpu")) == torch.bfloat16,
         "cuda_runtime": torch.version.cuda,

@@ -44,9 +44,16 @@ def fastest(
     return base, None if heads is None else lean_heads(heads, base)
 
 
+def kernels_for(device: torch.device) -> str | None:
+    """What the kernels of our own decoder are compiled with on this device, or None where they don't run."""
+    if device.type == "cpu":
+        return "numba"
+    # Their 4-bit decoding is NVIDIA's assembly; older GPUs lack bfloat16 and asynchronous copies.
+    if device.type != "cuda" or torch.version.cuda is None or find_spec("triton") is None:
+        return None
+    return "triton" if torch.cuda.get_device_capability(device) >= (8, 0) else None
+
+
 def _has_kernels(base: BaseModel) -> bool:
-    """Their 4-bit decoding is NVIDIA's assembly; older GPUs lack bfloat16 and asynchronous copies."""
-    if base.device.type != "cuda" or torch.version.cuda is None or find_spec("triton") is None:
-        return False
-    is_new = torch.cuda.get_device_capability(base.device) >= (8, 0)
-    return is_new and is_plain_llama(base) and base.dtype in _KERNEL_DTYPES
+    is_plain = is_plain_llama(base) and base.dtype in _KERNEL_DTYPES
+    return base.device.type == "cuda" and is_plain and kernels_for(base.device) is not None
