@@ -47,7 +47,8 @@ def read_prompt_file(file: Path) -> PromptFile:
         raise UsageError(f"{file} can't be read: {error.strerror}.") from None
     except UnicodeDecodeError:
         raise UsageError(f"{file} is not UTF-8 text; convert it first.") from None
-    read = _from_json if file.suffix == ".jsonl" else UserPrompt
+    is_jsonl = file.suffix == ".jsonl"
+    read = _from_json if is_jsonl else UserPrompt
     prompts, bad_lines = [], []
     for number, line in enumerate(lines, start=1):
         if not line.strip():
@@ -58,7 +59,8 @@ def read_prompt_file(file: Path) -> PromptFile:
         else:
             prompts.append(prompt)
     if not prompts:
-        raise UsageError(f"{file} holds no prompts: each line needs `prompt`, `turns` or `conversations`.")
+        needed = "each line needs `prompt`, `turns` or `conversations`" if is_jsonl else "it is empty"
+        raise UsageError(f"{file} holds no prompts: {needed}.")
     return PromptFile(prompts, bad_lines)
 
 

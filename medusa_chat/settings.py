@@ -97,6 +97,8 @@ def load_settings(**overrides: Any) -> Settings:
     """
     file = config_file()
     _check_variables()
+    if file.is_dir():  # pydantic would take it for none at all
+        raise UsageError(f"{file} can't be read: it is a folder. Remove it, or put a file in its place.")
     try:
         return Settings(**{key: value for key, value in overrides.items() if value is not None})
     except ValidationError as error:

@@ -124,7 +124,7 @@ def test_what_is_neither_is_refused(tmp_path: Path, capsys: Capture) -> None:
     assert inspect("vicuna-8b") == 1
     assert "There is no model 'vicuna-8b'" in capsys.readouterr().err
     assert inspect(tmp_path) == 1
-    assert capsys.readouterr().err.startswith(f"There are no Medusa heads in {tmp_path}")
+    assert capsys.readouterr().err.startswith(f"{tmp_path} holds neither a model nor Medusa heads")
     note = tmp_path / "note.txt"
     note.write_text("Dear")
     assert inspect(note) == 1

@@ -73,6 +73,11 @@ def test_a_file_that_is_no_use_is_refused(tmp_path: Path, content: bytes, said: 
     assert str(caught.value) == f"{tmp_path / 'prompts.jsonl'} {said}"
 
 
+def test_an_empty_text_is_told_nothing_of_json(tmp_path: Path) -> None:
+    with pytest.raises(UsageError, match=r"prompts\.txt holds no prompts: it is empty\.$"):
+        read(tmp_path, b" \n", "prompts.txt")
+
+
 def test_a_file_that_cannot_be_read_is_named(tmp_path: Path) -> None:
     with pytest.raises(UsageError) as caught:
         read_prompt_file(tmp_path / "none.jsonl")

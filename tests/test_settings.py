@@ -116,6 +116,12 @@ def test_a_file_that_can_not_be_read_is_named(config: Path, monkeypatch: pytest.
         load_settings()
 
 
+def test_a_folder_in_the_files_place_is_not_passed_over(config: Path) -> None:
+    config.mkdir()
+    with pytest.raises(UsageError, match=r"config.toml can't be read: it is a folder\."):
+        load_settings()
+
+
 def test_presets_and_keys_are_read(config: Path) -> None:
     config.write_text('[presets.mine]\ntop_p = 0.5\n[keys]\nhelp = "f11"\n')
     settings = load_settings()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 
@@ -79,6 +80,7 @@ def _refused(source: HubSource, status: int) -> str:
 
 def _unreachable(source: HubSource, reason: str) -> str:
     first_line = (reason.strip().splitlines() or ["no reason was given"])[0].rstrip(".")
+    first_line = re.sub(r"^\[Errno -?\d+\] ", "", first_line)
     return (
         f"{source} could not be fetched ({first_line}). Check the network and pull it again: "
         "it goes on where it was."

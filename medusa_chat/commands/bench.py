@@ -43,7 +43,10 @@ bench.command()(ui)
 def compare_decoding(
     context: typer.Context,
     prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSONL of `turns` or `prompt`; its own without.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSONL of `turns` or `prompt`, or text, a prompt a line; its own without."
+        ),
     ] = None,
     limit: Annotated[int | None, typer.Option(min=1, help="Use the first so many prompts.")] = None,
     max_tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = 128,

@@ -37,7 +37,10 @@ def evaluate(
     model: ModelArgument,
     heads: HeadsOption = None,
     prompts: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="JSONL of `turns` or `prompt`; its own without.")
+        Path | None,
+        typer.Option(
+            metavar="FILE", help="JSONL of `turns` or `prompt`, or text, a prompt a line; its own without."
+        ),
     ] = None,
     limit: Annotated[int, typer.Option(min=1, help="Prompts to use, spread over the file.")] = _LIMIT,
     max_tokens: Annotated[int, typer.Option(min=8, help="Of each answer.")] = _MAX_TOKENS,

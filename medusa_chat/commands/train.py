@@ -124,7 +124,7 @@ def _print_measured(model: OpenModel, heads: MedusaHeads) -> None:
     from medusa_chat.prompt_file import read_prompt_file
 
     own = read_prompt_file(OWN_PROMPTS).prompts
-    with shown_progress(always=False) as on_progress:
+    with shown_progress(always=True) as on_progress:
         report = measure(model, heads, own, on_progress, _PROMPTS, _TOKENS)
     print(as_text(report))
 

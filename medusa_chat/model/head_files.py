@@ -25,7 +25,7 @@ from medusa_chat.model.path_heads import GatedLayer, PathHeads
 from medusa_chat.model.weight_files import find_weight_files, open_weight_file, read_config
 
 # Where heads may lie in a folder: first those that are there by themselves.
-_HEAD_FILES = (WEIGHTS_FILE, PICKLE_FILE, *MODEL_FILES)
+HEAD_FILES = (WEIGHTS_FILE, PICKLE_FILE, *MODEL_FILES)
 _MLP = re.compile(r"(\d{1,4})\.mlp\.\w+\.\w+")
 _PATH = re.compile(r"path\.(\d{1,4})\.\w+\.weight")
 
@@ -45,10 +45,10 @@ def outline_heads(source: Path) -> MedusaHeads:
 
 def find_head_tensors(source: Path, *, outline: bool = False) -> HeadTensors:
     """What load_heads builds from. Raises CheckpointError if there is no such file or it can't be opened."""
-    paths = find_weight_files(source, _HEAD_FILES) if source.is_dir() else [source]
+    paths = find_weight_files(source, HEAD_FILES) if source.is_dir() else [source]
     if not paths:
         raise CheckpointError(
-            f"There are no Medusa heads in {source}: it has none of {', '.join(_HEAD_FILES)}."
+            f"There are no Medusa heads in {source}: it has none of {', '.join(HEAD_FILES)}."
         )
     place = source if len(paths) > 1 else paths[0]
     return HeadTensors(place, [open_weight_file(path) for path in paths], outline=outline)

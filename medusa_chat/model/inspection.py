@@ -10,10 +10,10 @@ from typing import Any, get_args
 import torch
 
 from medusa_chat.checkpoints.weight_names import MODEL_FILES
-from medusa_chat.errors import UnsupportedModel
+from medusa_chat.errors import CheckpointError, UnsupportedModel
 from medusa_chat.footprint import HALF, LLAMA_FAMILY, text_config
 from medusa_chat.model.architecture import architecture
-from medusa_chat.model.head_files import are_heads, build_heads, find_head_tensors
+from medusa_chat.model.head_files import HEAD_FILES, are_heads, build_heads, find_head_tensors
 from medusa_chat.model.head_layouts import LAYOUTS
 from medusa_chat.model.head_tensors import HeadTensors
 from medusa_chat.model.heads import CONFIG_FILE, MedusaHeads
@@ -29,6 +29,10 @@ def inspect_source(source: Path) -> Report:
 
     Raises CheckpointError naming what is missing or damaged.
     """
+    if source.is_dir() and not find_weight_files(source, HEAD_FILES):
+        raise CheckpointError(
+            f"{source} holds neither a model nor Medusa heads: it has none of {', '.join(HEAD_FILES)}."
+        )
     found = find_head_tensors(source, outline=True)
     heads = _describe_heads(found) if are_heads(found) else None
     base = _describe_base(source)

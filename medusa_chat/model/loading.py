@@ -31,7 +31,7 @@ def pick_device(device: Device) -> torch.device:
     """The device asked for; auto is CUDA where there is one. Raises UnsupportedModel without a GPU."""
     if device == "cuda" and not torch.cuda.is_available():
         raise UnsupportedModel(
-            "No CUDA device was found here. Use --device cpu, or check the driver with doctor."
+            "No CUDA device was found here. Use --device cpu, or check the driver with `medusa-chat doctor`."
         )
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -59,6 +59,7 @@ def test_it_trains_reports_and_says_how_to_chat(chatty: Path, capsys: pytest.Cap
     assert "dialogues 16/25" in err
     assert "dialogues 25/25" in err
     assert "step 2/2 loss " in err
+    assert "Prompt 9 of 9…" in err
     recipe = json.loads((folder / "config.json").read_text())["recipe"]
     assert (recipe["num_tokens"], recipe["epochs"], recipe["batch_size"]) == (1600, 1, 8)
     assert load_heads(folder).num_heads == 5
