@@ -55,7 +55,7 @@ def main(arguments: Sequence[str] | None = None) -> NoReturn:
 
 def _open_closed_streams() -> None:
     """Whoever started this may have closed some (`2>&-`): Python then has None for them, and the next file
-    that is opened would take their place.
+    that is opened would get their number, which libraries in C write to.
     """
     for name, mode in (("stdin", "r"), ("stdout", "w"), ("stderr", "w")):
         if getattr(sys, name) is None:

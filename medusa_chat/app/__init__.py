@@ -62,9 +62,11 @@ async def _run(
 
 
 def _leave_on_signals(app: MedusaApp) -> None:
-    """A terminal that is closed and a polite kill end the chat as Ctrl+Q does, with all of it saved."""
+    """A terminal that is closed, a polite kill and an interrupt from outside (here Ctrl+C is a key) end the
+    chat as Ctrl+Q does, with all of it saved.
+    """
     loop = asyncio.get_running_loop()
-    for name in ("SIGTERM", "SIGHUP"):
+    for name in ("SIGINT", "SIGTERM", "SIGHUP"):
         if (number := getattr(signal, name, None)) is not None:
             with contextlib.suppress(NotImplementedError):  # Windows
                 loop.add_signal_handler(number, partial(app.exit, return_code=128 + number))

@@ -92,6 +92,17 @@ def test_killed_engine_is_told_and_started_again() -> None:
     assert text.count("word") >= num_drawn
 
 
+def test_an_interrupt_from_outside_loses_nothing_and_is_told_by_the_status() -> None:
+    with open_program() as terminal:
+        num_drawn = _stream(terminal, 0.4)
+        terminal.process.send_signal(signal.SIGINT)
+        terminal.wait(_SECONDS)
+        assert terminal.process.returncode == 130
+    text, is_partial = _stored_reply()
+    assert is_partial
+    assert text.count("word") >= num_drawn
+
+
 @pytest.mark.parametrize("how", ["hang up", "SIGTERM"])
 @pytest.mark.parametrize("options", [(), ("--screen-reader",)])
 def test_closed_terminal_and_polite_kill_lose_nothing(how: str, options: tuple[str, ...]) -> None:
