@@ -175,7 +175,6 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
 
     @on(Loader.Changed)
     def follow_loader(self) -> None:
-        self.talk.follow_loader()
         self._show_model()
 
     @on(EngineChanged)
@@ -190,10 +189,6 @@ class MedusaApp(App[None], inherit_bindings=False):  # Quit comes last in the fo
     @on(Loader.Said)
     async def tell_of_loading(self, event: Loader.Said) -> None:
         await self.talk.say(event.sentence, is_error=event.is_error)
-
-    @on(Talk.EngineLost)
-    def load_again(self) -> None:
-        self.loader.load_again()
 
     def on_models_screen_chosen(self, event: ModelsScreen.Chosen) -> None:
         self.models.use(event.name, event.quantization)

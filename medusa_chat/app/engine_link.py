@@ -10,6 +10,7 @@ from textual.message import Message as AppMessage
 
 from medusa_chat.app.messages import (
     EngineChanged,
+    EngineDied,
     EngineReady,
     LoadFailed,
     LoadProgressed,
@@ -59,9 +60,11 @@ class EngineLink:
         self._chunks: list[Chunk] = []
         self._num_letters = 0  # in them
         self._hand_over: asyncio.TimerHandle | None = None
+        self._loaded: _Load | None = None  # while the engine is known to have it
+        self._was_asked = False  # since then
 
     def load(self, request: LoadRequest, post: Post) -> None:
-        """Answered by LoadProgressed…, then EngineReady or LoadFailed."""
+        """Answered by LoadProgressed…, then EngineReady or LoadFailed; by EngineDied when that comes."""
         self._jobs.put_nowait(_Load(request, post))
 
     def ask(self, messages: Sequence[Message], options: SamplingOptions, post: Post) -> None:
@@ -77,25 +80,42 @@ class EngineLink:
     async def run(self) -> None:
         """Until cancelled. A reply is always read to its end, so that no chunk strays into the next."""
         while True:
-            match await self._jobs.get():
+            match await self._next_job():
                 case _Load() as load:
                     await self._load(load)
                 case _Question() as question:
                     await self._reply(question)
 
+    async def _next_job(self) -> _Load | _Question:
+        watching = asyncio.create_task(self._tell_of_death())
+        try:
+            return await self._jobs.get()
+        finally:
+            watching.cancel()
+
+    async def _tell_of_death(self) -> None:
+        """In a reply, just now, or while nothing is under way."""
+        if self._loaded is not None:
+            error = await self._engine.crash()
+            load, self._loaded = self._loaded, None
+            load.post(EngineDied(error, was_asked=self._was_asked))
+
     async def _load(self, load: _Load) -> None:
+        self._loaded, self._was_asked = None, False
         try:
             async for item in self._engine.load(load.request):
                 match item:
                     case LoadProgress():
                         load.post(LoadProgressed(item))
                     case EngineInfo():
+                        self._loaded = load
                         load.post(EngineReady(load.request, item))
         except MedusaError as error:
             load.post(LoadFailed(load.request, error))
 
     async def _reply(self, question: _Question) -> None:
         failure: MedusaError | None = None
+        self._was_asked = True
         try:
             async for item in self._engine.reply(question.messages, question.options):
                 match item:

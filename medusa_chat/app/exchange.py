@@ -22,7 +22,7 @@ from medusa_chat.app.loader import Loader
 from medusa_chat.app.messages import ReplyBegan, ReplyEnded, ReplyGrew
 from medusa_chat.app.meter import PlainReference, ReplyMeter
 from medusa_chat.app.prompt import Prompt
-from medusa_chat.app.sentences import left_out, sentence_of
+from medusa_chat.app.sentences import left_out
 from medusa_chat.app.stored_options import options_from_json, options_to_json
 from medusa_chat.app.strip import StatusStrip
 from medusa_chat.errors import EngineCrashed, PromptTooLong
@@ -66,9 +66,6 @@ class Exchange(Vertical):
         def __init__(self, question: str) -> None:
             super().__init__()
             self.question = question
-
-    class EngineLost(Message):
-        """The engine died in a reply: it has to be loaded again."""
 
     _answer: var[Answer | None] = var(None, bindings=True)
 
@@ -148,6 +145,7 @@ class Exchange(Vertical):
             if (options.drafting, options.acceptance) != (before.drafting, before.acceptance):
                 self.meter.restart()
 
+    @on(Loader.Changed)
     def follow_loader(self) -> None:
         """Another model, or none: a question that waited is put to the one that is ready."""
         self.chat.change_greeting(self._greeting)
@@ -215,7 +213,7 @@ class Exchange(Vertical):
     @on(ReplyEnded)
     async def end_answer(self, event: ReplyEnded) -> None:
         if isinstance(event.error, EngineCrashed):
-            await self._bear_crash(event.error)
+            await self._bear_crash()
             return
         await self._finish_answer()
         if isinstance(event.error, PromptTooLong):
@@ -224,17 +222,15 @@ class Exchange(Vertical):
             await self.say(str(event.error), is_error=True)
         await self._enter_next()
 
-    async def _bear_crash(self, error: EngineCrashed) -> None:
-        """Has it loaded again. A question that got no word of an answer is asked once more."""
+    async def _bear_crash(self) -> None:
+        """The loader has it started again. A question that got no word of an answer is asked once more."""
         answer = self._answer
         if answer is not None and answer.reply.turn is None and not answer.is_second_try:
             answer.is_asked, answer.is_second_try = False, True
             answer.widget.show_caption(_WAITING)
         else:
             await self._finish_answer()
-        await self.say(f"{sentence_of(error)} It is started again; the conversation is kept.", is_error=True)
         await self._enter_next()
-        self.post_message(self.EngineLost())
 
     async def _finish_answer(self) -> None:
         answer, self._answer = self._answer, None

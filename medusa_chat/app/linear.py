@@ -207,7 +207,7 @@ class LinearChat:
             self.conversation.add("user", text)
         self.answer()
 
-    def answer(self, begun: Turn | None = None) -> None:
+    def answer(self, begun: Turn | None = None, *, is_second_try: bool = False) -> None:
         """Answers the last question, or goes on with a reply."""
         if not self._is_loaded:
             self.say("No model is loaded: /retry, or /model NAME.")
@@ -220,6 +220,9 @@ class LinearChat:
             self.complain(error)
             self.say("It is started again; the conversation is kept.")
             self.load(self.request)
+            # Nobody waits for its end while one types: the question may have met one long dead.
+            if self._is_loaded and not is_second_try and self.conversation.turns[-1].role == "user":
+                self.answer(is_second_try=True)
         except MedusaError as error:
             if isinstance(error, PromptTooLong):
                 self.conversation.refuse_question()

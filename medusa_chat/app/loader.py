@@ -11,7 +11,7 @@ from textual.widgets import Static
 
 from medusa_chat.app.bars import horizontal_bar
 from medusa_chat.app.engine_link import EngineLink
-from medusa_chat.app.messages import EngineReady, LoadFailed, LoadProgressed
+from medusa_chat.app.messages import EngineDied, EngineReady, LoadFailed, LoadProgressed
 from medusa_chat.app.sentences import sentence_of
 from medusa_chat.errors import EngineCrashed
 from medusa_chat.printable import printable
@@ -23,7 +23,8 @@ _BAR_CELLS = 20
 
 
 class Loader(Static):
-    """Loads again where loading fails: once after a crash, else the model that worked before.
+    """Loads again where the engine dies: unless it did so before, and was asked nothing in between. Where
+    loading fails as well: once after a crash, else the model that worked before.
 
     The line has a fixed height, so that progress never moves the chat.
     """
@@ -46,16 +47,13 @@ class Loader(Static):
         self.phase: Phase = "loading"
         self.info: EngineInfo | None = None
         self._working_request: LoadRequest | None = None
-        self._crashes = 0
+        self._crashes = 0  # in loading
+        self._died_unasked = False
 
     def load(self, request: LoadRequest) -> None:
         """At the user's wish."""
-        self._crashes = 0
+        self._crashes, self._died_unasked = 0, False
         self._load(request)
-
-    def load_again(self) -> None:
-        """After the engine died in a reply."""
-        self._load(self.request)
 
     def expect(self, request: LoadRequest) -> None:
         """It is being fetched, and loaded after that: messages wait for it."""
@@ -95,6 +93,19 @@ class Loader(Static):
         for remark in event.info.remarks:
             self.post_message(self.Said(remark))
 
+    @on(EngineDied)
+    def bear_death(self, event: EngineDied) -> None:
+        event.stop()
+        reason = sentence_of(event.error)
+        if self.phase != "ready":  # another model has been asked for since, which starts it
+            self._fail(reason)
+        elif self._died_unasked and not event.was_asked:
+            self._give_up(reason)
+        else:
+            self._died_unasked = not event.was_asked
+            self._fail(f"{reason} It is started again; the conversation is kept.")
+            self._load(self.request)
+
     @on(LoadFailed)
     def bear_failure(self, event: LoadFailed) -> None:
         event.stop()
@@ -110,8 +121,11 @@ class Loader(Static):
             self._fail(f"{reason} Going back to {self._working_request.model}.")
             self.load(self._working_request)
         else:
-            self._change("down", None)
-            self._fail(f"{reason} /retry tries again, /model loads another one.")
+            self._give_up(reason)
+
+    def _give_up(self, reason: str) -> None:
+        self._change("down", None)
+        self._fail(f"{reason} /retry tries again, /model loads another one.")
 
     def _fail(self, sentence: str) -> None:
         self.post_message(self.Said(sentence, is_error=True))

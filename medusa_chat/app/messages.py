@@ -34,6 +34,15 @@ class EngineChanged(Message):
         self.info = info
 
 
+class EngineDied(Message):
+    """It ended without being asked to. was_asked: after a question had been put to it."""
+
+    def __init__(self, error: MedusaError, *, was_asked: bool) -> None:
+        super().__init__()
+        self.error = error
+        self.was_asked = was_asked
+
+
 class LoadFailed(Message):
     """No model is loaded."""
 

@@ -75,12 +75,6 @@ class ReplyText(Widget):
         if self._waiting and not self._is_showing:
             self._show_some()
 
-    def lay_out_end(self) -> None:
-        """Has it measured once more. Textual caches a widget's height while it waits for a layout that it has
-        asked for: what it gets in between may go unmeasured, and a whole reply stood in one line.
-        """
-        self.refresh(layout=True)
-
     def _show_some(self) -> None:
         self._is_showing = self._show(_PARTS_AT_ONCE) and bool(self._waiting)
         if self._is_showing:
@@ -141,6 +135,9 @@ class ReplyText(Widget):
             self.refresh(layout=True)
             return
         before, self._lines = self._lines, self._all_lines()
+        # Textual keeps a widget's height while it waits for a layout that it has asked for: what came in
+        # between went unmeasured, and a whole reply stood in one line.
+        self._box_model_cache.clear()
         num_same = _num_same(before, self._lines)
         changed = Region(0, num_same, self._width, max(len(before), len(self._lines)) - num_same)
         self.refresh(changed, layout=len(before) != len(self._lines))

@@ -121,7 +121,6 @@ class AssistantTurn(Stack):
         """The whole reply has been fed."""
         self.show_caption(caption)
         self.is_settled = True
-        self.call_after_refresh(self._text.lay_out_end)
 
     def show_caption(self, caption: str) -> None:
         self._ending = caption

@@ -51,6 +51,8 @@ class Engine(Protocol):
 
     def cancel(self) -> None: ...
 
+    async def crash(self) -> EngineCrashed: ...
+
     async def close(self) -> None: ...
 
 
@@ -107,6 +109,16 @@ class EngineProcess:
         """Ends the reply under way after the step it is in; what it has stays."""
         self._send(wire.Cancel())
 
+    async def crash(self) -> EngineCrashed:
+        """Waits for the child to end without being asked to, and tells how it did."""
+        process = self._process
+        if process is None:
+            return EngineCrashed("The engine is not running. Load a model first.")
+        await process.wait()
+        if self._stderr_reader is not None:
+            await asyncio.wait({self._stderr_reader})  # which goes on if nobody waits here any more
+        return EngineCrashed(self._crash_reason(process.returncode))
+
     async def close(self) -> None:
         """Ends the child: politely by closing its input, then by force."""
         process, self._process = self._process, None
@@ -153,7 +165,7 @@ class EngineProcess:
     async def _events(self) -> AsyncIterator[wire.Event]:
         process = self._process
         if process is None:
-            raise EngineCrashed("The engine is not running. Load a model first.")
+            raise await self.crash()
         assert process.stdout is not None
         # Each line wakes us, often on the engine's processor: in 150 tokens it was displaced 71 times, but 3
         # times with the pipe paused for 0.1 s between reads. Yet on a busy machine some never resumed.
@@ -162,10 +174,7 @@ class EngineProcess:
             if isinstance(event, wire.Failed):
                 raise _error_named(event.error)(event.message)
             yield event
-        await process.wait()
-        if self._stderr_reader is not None:
-            await self._stderr_reader
-        raise EngineCrashed(self._crash_reason(process.returncode))
+        raise await self.crash()
 
     def _crash_reason(self, status: int | None) -> str:
         last_words = next((line for line in reversed(self._stderr_tail) if line.strip()), "")

@@ -13,7 +13,7 @@ from medusa_chat.app import chat_view
 from medusa_chat.history import History
 from medusa_chat.records import LoadRequest
 from medusa_chat.settings import Settings
-from tests.app.conftest import OpenChat
+from tests.app.conftest import Chat, OpenChat
 from tests.scripted_worker import MARKDOWN
 
 
@@ -78,6 +78,12 @@ async def test_typing_while_a_reply_streams_is_not_lost(open_chat: OpenChat) -> 
         assert chat.questions == ["endless"]
 
 
+def _kill_engine(chat: Chat) -> None:
+    process = chat.engine._process
+    assert process is not None
+    process.kill()
+
+
 async def test_crash_is_told_the_engine_restarted_and_the_chat_goes_on(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
         await chat.send("please crash")
@@ -93,13 +99,55 @@ async def test_crash_is_told_the_engine_restarted_and_the_chat_goes_on(open_chat
 
 async def test_question_that_met_a_dead_engine_is_asked_again(open_chat: OpenChat) -> None:
     async with open_chat() as chat:
-        process = chat.engine._process
-        assert process is not None
-        process.kill()
+        _kill_engine(chat)
         await chat.send("roles")
         await chat.answered()
         assert "SIGKILL" in chat.notices[0]
         assert chat.replies == ["roles: user=roles"]
+
+
+async def test_engine_that_dies_while_nothing_is_under_way_is_told_and_started_again(
+    open_chat: OpenChat,
+) -> None:
+    async with open_chat() as chat:
+        for number in (1, 2):
+            _kill_engine(chat)
+            await chat.until(lambda number=number: len(chat.notices) == number)
+            assert "SIGKILL" in chat.notices[-1]
+            assert "started again" in chat.notices[-1]
+            await chat.ready()
+            await chat.send("roles")
+            await chat.answered()
+        assert len(chat.notices) == 2
+        assert chat.replies[0] == "roles: user=roles"
+
+
+async def test_engine_that_dies_unasked_again_and_again_is_left_to_the_user(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        _kill_engine(chat)
+        await chat.until(lambda: chat.notices)
+        await chat.ready()
+        _kill_engine(chat)
+        await chat.until(lambda: len(chat.notices) == 2)
+        assert "/retry" in chat.notices[1]
+        assert chat.app.loader.phase == "down"
+        await chat.send("/retry")
+        await chat.ready()
+        _kill_engine(chat)
+        await chat.until(lambda: len(chat.notices) == 3)
+        await chat.ready()
+
+
+async def test_engine_that_dies_in_a_race_is_started_again(open_chat: OpenChat) -> None:
+    async with open_chat() as chat:
+        await chat.send("please crash")
+        await chat.until(lambda: chat.notices)
+        await chat.ready()
+        await chat.press("f12")
+        await chat.until(lambda: len(chat.app.screen_stack) == 2 and "fell off the bus" in chat.screen())
+        await chat.press("escape")
+        await chat.until(lambda: len(chat.notices) == 2)
+        await chat.ready()
 
 
 async def test_question_that_kills_the_engine_is_asked_twice_at_most(open_chat: OpenChat) -> None:

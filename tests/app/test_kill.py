@@ -29,8 +29,12 @@ def _stream(terminal: Terminal, seconds: float) -> int:
 
 
 def _engine(terminal: Terminal) -> psutil.Process:
-    (engine,) = psutil.Process(terminal.process.pid).children()
+    (engine,) = _children(terminal)
     return engine
+
+
+def _children(terminal: Terminal) -> list[psutil.Process]:
+    return psutil.Process(terminal.process.pid).children()
 
 
 def _stored_reply() -> tuple[str, bool]:
@@ -101,6 +105,32 @@ def test_an_interrupt_from_outside_loses_nothing_and_is_told_by_the_status() -> 
     text, is_partial = _stored_reply()
     assert is_partial
     assert text.count("word") >= num_drawn
+
+
+def test_engine_killed_while_nothing_is_under_way_is_told_and_started_again_at_once() -> None:
+    with open_program() as terminal:
+        terminal.wait_for("Ctrl+O opens", _SECONDS)
+        killed = _engine(terminal)
+        killed.kill()
+        terminal.wait_for("SIGKILL", _SECONDS)
+        watch_until(terminal, lambda: [child for child in _children(terminal) if child != killed])
+        terminal.press("roles\r")
+        watch_until(terminal, lambda: _last_reply() == "roles: user=roles")
+
+
+def test_reader_asks_again_what_met_a_killed_engine() -> None:
+    with open_program("--screen-reader") as terminal:
+        terminal.wait_for("is loaded.", _SECONDS)
+        _engine(terminal).kill()
+        terminal.press("roles\r")
+        drawn = terminal.read_until("roles: user=roles", _SECONDS)
+        assert "SIGKILL" in drawn
+        assert "It is started again" in drawn
+        terminal.press("silent-crash\r")
+        watch_until(terminal, lambda: terminal.text.count(b"is loaded.") == 2)  # and no third time
+        terminal.press("roles\r")
+        watch_until(terminal, lambda: b"user=silent-crash" in terminal.text)
+        assert terminal.text.count(b"It is started again") == 2
 
 
 @pytest.mark.parametrize("how", ["hang up", "SIGTERM"])

@@ -12,7 +12,7 @@ from medusa_chat.app.commands import COMMANDS
 from medusa_chat.app.sentence_stream import SentenceStream
 from medusa_chat.bench.terminal import Terminal
 from medusa_chat.history import History
-from tests.app.program import open_program
+from tests.app.program import open_program, watch_until
 
 pytestmark = pytest.mark.skipif(os.name != "posix", reason="needs a pseudo-terminal")
 _SECONDS = 30
@@ -55,8 +55,8 @@ def test_ctrl_c_stops_an_answer_and_keeps_it_and_ctrl_d_leaves(reader: Terminal)
     reader.press("\x03")
     reader.wait_for("Answer stopped, ", _SECONDS)
     reader.press("which roles\r")
-    reader.wait_for("roles: user=endless, assistant=word0", _SECONDS)
-    reader.wait_for("You: ", _SECONDS)
+    watch_until(reader, lambda: b"roles: user=endless, assistant=word0" in reader.text)
+    watch_until(reader, lambda: reader.text.endswith(b"You: "))
     reader.watch(0.3)
     reader.press("\x04")
     assert reader.wait() == 0

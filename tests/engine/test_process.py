@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import sys
 from collections.abc import AsyncIterator
@@ -151,6 +152,15 @@ async def test_killed_engine_says_so(engine: EngineProcess) -> None:
     engine._process.kill()
     with pytest.raises(EngineCrashed, match="SIGKILL, perhaps for want of memory"):
         [item async for item in engine.reply(_ask("roles"), OPTIONS)]
+
+
+async def test_a_crash_can_be_waited_for(engine: EngineProcess) -> None:
+    await _load(engine)
+    with pytest.raises(TimeoutError):
+        await asyncio.wait_for(engine.crash(), 0.2)
+    assert engine._process is not None
+    engine._process.kill()
+    assert "SIGKILL" in str(await engine.crash())
 
 
 async def test_reply_without_a_model() -> None:
