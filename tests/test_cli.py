@@ -210,6 +210,13 @@ def test_say_reads_standard_input(monkeypatch: pytest.MonkeyPatch, prompt: list[
     assert session.messages == [Message("user", "Über Ameisen?\nZwei Zeilen.")]
 
 
+def test_say_puts_standard_input_among_the_words(monkeypatch: pytest.MonkeyPatch) -> None:
+    session = FakeSession(LAST)
+    pipe_in(monkeypatch, b"\nOne.\nTwo.\n")
+    assert say_with(monkeypatch, session, "Sum", "this up:", "-", "In a haiku.") == 0
+    assert session.messages == [Message("user", "Sum this up:\n\nOne.\nTwo.\n\nIn a haiku.")]
+
+
 @pytest.mark.parametrize(
     ("piped", "arguments", "said"),
     [

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
+from itertools import groupby
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
@@ -44,7 +45,8 @@ if TYPE_CHECKING:
 
 def say(
     prompt: Annotated[
-        str | None, typer.Argument(metavar="PROMPT", help="Left out, or -: standard input, as UTF-8.")
+        list[str] | None,
+        typer.Argument(metavar="PROMPT", help="Words; -, or none, is standard input, as UTF-8."),
     ] = None,
     model: ModelOption = None,
     heads: HeadsOption = None,
@@ -196,11 +198,13 @@ def _messages(system: str | None, prompt: str) -> list[Message]:
     return [Message("system", _checked(system, "The system prompt")), *messages] if system else messages
 
 
-def _read_prompt(prompt: str | None) -> str:
-    prompt = None if prompt == "-" else prompt
-    if prompt is None and sys.stdin.isatty():
+def _read_prompt(words: Sequence[str] | None) -> str:
+    """The words as one text, and where one is "-" what stands on standard input, between blank lines."""
+    if not words and sys.stdin.isatty():
         raise UsageError('Nothing to answer: give a prompt, as in `medusa-chat say "Hello"`, or pipe one in.')
-    prompt = _checked(_standard_input() if prompt is None else prompt, "The prompt").strip()
+    runs = groupby(words or ["-"], lambda word: word == "-")
+    texts = (_standard_input() if is_input else " ".join(run) for is_input, run in runs)
+    prompt = "\n\n".join(text for text in (_checked(text, "The prompt").strip() for text in texts) if text)
     if not prompt:
         raise UsageError("The prompt is empty: write something to answer.")
     return prompt
