@@ -2,7 +2,8 @@
 
 On a GPU a product has one form for each height of its tile, filled by rows or not, and a draft one for each
 number of nodes: some fifty in all, of which each takes a core a quarter to a whole second. Triton keeps on
-disk what it has compiled, so later starts only read it. A CPU's are few, and numba keeps them likewise.
+disk what it has compiled, so later starts only read it. A CPU's are few, numba keeps them likewise, and most
+of them are compiled ahead (engine/opening.py).
 """
 
 from __future__ import annotations

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import threading
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,20 @@ class OpenModel:
     folder: Path | None = None  # where the base was read from; None for one made in memory
     kv_cache: KVPrecision = "full"
     lm_head: LMHeadPrecision = "full"  # as it is to be held; `fastest` sees to it
+
+
+def compile_ahead(request: LoadRequest) -> None:
+    """Has a CPU's kernels compiled, or read from the disk, by a thread while the model is fetched and read.
+
+    Raises a MedusaError for a model or a device that there isn't.
+    """
+    spec, device = resolve(request.model), pick_device(request.device)
+    if device.type != "cpu":
+        return
+    from medusa_chat.model.lean import rehearse  # with a compiler, which a GPU needs not
+
+    held = request.quantization or spec.quantization, pick_dtype(request.dtype, device), request.kv_cache
+    threading.Thread(target=rehearse, args=held, daemon=True).start()
 
 
 def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:

@@ -26,7 +26,7 @@ from medusa_chat.decoding.tuning import choose_tree_size, measure_sizes, measure
 from medusa_chat.engine.clock import LoadClock
 from medusa_chat.engine.energy import energy_meter
 from medusa_chat.engine.memory import plan_load, record_load, shortened
-from medusa_chat.engine.opening import OnProgress, OpenModel, fetch, open_heads, open_model
+from medusa_chat.engine.opening import OnProgress, OpenModel, compile_ahead, fetch, open_heads, open_model
 from medusa_chat.engine.prompt import Prompter
 from medusa_chat.engine.spans import SpanQueue
 from medusa_chat.engine.text import Detokenizer, StopScanner
@@ -294,6 +294,7 @@ def open_session(request: LoadRequest, on_progress: OnProgress) -> Session:
     """Resolves, fetches, plans the memory, loads and measures. Raises a MedusaError whose text says what to
     do; OutOfMemory before anything large is read.
     """
+    compile_ahead(request)
     plan = plan_load(request, fetch(request, on_progress))
     clock = LoadClock()
     model = open_model(request, on_progress)

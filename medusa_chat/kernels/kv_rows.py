@@ -43,7 +43,7 @@ class KVRows:
         if precision == "full":
             return KVRows(torch.empty(*shape, dtype=dtype, device=device), dtype)
         numbers = torch.empty(*shape, dtype=torch.int8, device=device)
-        return KVRows(numbers, dtype, torch.empty(*shape[:-1], 1, device=device))
+        return KVRows(numbers, dtype, torch.empty(*shape[:-1], 1, dtype=torch.float32, device=device))
 
     @property
     def shape(self) -> torch.Size:

@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import nn
 
 from medusa_chat.decoder_memory import LEAN_PREFILL
+from medusa_chat.kernels.cpu import rehearsing
 from medusa_chat.kernels.cpu.decoder import Decoder, LayerWeights, multiply
 from medusa_chat.kernels.cpu.packing import (
     PanelWeight,
@@ -30,6 +31,7 @@ from medusa_chat.kernels.packing import GROUP, codes_of
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
 from medusa_chat.model.plain_llama import is_plain_llama, linears_of
+from medusa_chat.records import KVPrecision, Quantization
 
 
 def lean(base: BaseModel) -> BaseModel:
@@ -46,6 +48,16 @@ def lean(base: BaseModel) -> BaseModel:
 def _can_pack(base: BaseModel) -> bool:
     layers = base.causal_lm.get_decoder().layers
     return all(_is_known(linear) for layer in layers for linear in linears_of(layer))
+
+
+def rehearse(quantization: Quantization, dtype: torch.dtype, kv_cache: KVPrecision) -> None:
+    """Compiles what a model held so and its path-aware heads will need, before there is one.
+
+    Weights loaded in float32 are taken for those of a model published in bfloat16, as nearly all are.
+    """
+    floats = torch.bfloat16 if dtype == torch.float32 else dtype
+    layers = {"none": floats, "8bit": torch.int8, "4bit": torch.uint8}[quantization]
+    rehearsing.rehearse(layers, floats, dtype, kv_cache)
 
 
 class LeanModel(BaseModel):
@@ -167,7 +179,7 @@ def _layer_weights(layer: Any, dtype: torch.dtype, rows: torch.dtype) -> LayerWe
         torch.stack([norm.weight.detach().float() for norm in norms]),
         torch.stack([norm.weight.detach().float() for norm in head_norms])
         if head_norms
-        else torch.empty(0, attention.head_dim),
+        else torch.empty(0, attention.head_dim, dtype=torch.float32),
     )
 
 
@@ -207,7 +219,7 @@ def _joined_bias(linears: Sequence[Any]) -> torch.Tensor | None:
     if all(linear.bias is None for linear in linears):
         return None
     parts = [
-        torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach().float()
+        (torch.zeros(linear.out_features) if linear.bias is None else linear.bias.detach()).float()
         for linear in linears
     ]
     return torch.cat(parts)

@@ -24,7 +24,7 @@ _QKV, _OUTPUT, _GATE_UP, _DOWN = range(4)
 
 def multiply(rows: torch.Tensor, weight: PanelWeight) -> torch.Tensor:
     """rows (R, K) in a dtype of rows -> (R, N) float32."""
-    out = torch.empty(len(rows), weight.num_units * UNIT)
+    out = torch.empty(len(rows), weight.num_units * UNIT, dtype=torch.float32)
     team().run(_multiply, 1, form(weight), array(rows), weight.address, array(out))
     return out[:, : weight.num_outputs]
 

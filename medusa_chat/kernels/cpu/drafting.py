@@ -78,7 +78,7 @@ def grow(
     states = _States(beam, hidden, layers)
     guesses = np.array([len(level) // (beam if depth else 1) for depth, level in enumerate(levels)])
     grown = Grown(
-        torch.full((num_nodes,), -torch.inf),
+        torch.full((num_nodes,), -torch.inf, dtype=torch.float32),
         torch.full((num_nodes,), root),
         torch.full((num_nodes,), num_nodes),
         torch.zeros(num_nodes, frame.num_columns, dtype=torch.int64),
@@ -115,7 +115,7 @@ class _States:
 
     def __init__(self, num_rows: int, given: torch.Tensor, layers: Sequence[GatedWeights]) -> None:
         size, dtype, first = given.shape[1], rows_dtype(given.dtype), layers[0]
-        x = torch.zeros(num_rows, first.down.num_units * UNIT)
+        x = torch.zeros(num_rows, first.down.num_units * UNIT, dtype=torch.float32)
         x[: len(given), :size] = given
         widths = 2 * size, size, first.down.num_inputs
         both = np.empty((num_rows, first.gate_up.num_units * UNIT), np.float32)

@@ -165,15 +165,15 @@ def _weight(
 ) -> PanelWeight:
     num_outputs, num_inputs = shape
     missing = -num_outputs % UNIT
-    scales = torch.ones(num_outputs) if scales is None else scales.float()
-    bias = torch.zeros(num_outputs) if bias is None else bias.float()
-    nothing = torch.empty(0)
+    scales = torch.ones(num_outputs) if scales is None else scales
+    bias = torch.zeros(num_outputs) if bias is None else bias
+    nothing = torch.empty(0, dtype=torch.float32)
     return PanelWeight(
         data,
         num_outputs,
         num_inputs,
-        F.pad(scales, (0, missing)),
-        F.pad(bias, (0, missing)),
+        F.pad(scales.float(), (0, missing)),
+        F.pad(bias.float(), (0, missing)),
         nothing if group_scales is None else group_scales,
         nothing if table is None else table,
     )
