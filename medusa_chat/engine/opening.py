@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -58,7 +59,12 @@ def compile_ahead(request: LoadRequest) -> None:
     from medusa_chat.model.lean import rehearse  # with a compiler, which a GPU needs not
 
     held = request.quantization or spec.quantization, pick_dtype(request.dtype, device), request.kv_cache
-    threading.Thread(target=rehearse, args=held, daemon=True).start()
+
+    def compile_all() -> None:
+        with contextlib.suppress(Exception):  # it comes again where the kernels are needed, and is told there
+            rehearse(*held)
+
+    threading.Thread(target=compile_all, daemon=True).start()
 
 
 def open_model(request: LoadRequest, on_progress: OnProgress) -> OpenModel:
