@@ -16,6 +16,7 @@ _ESCAPE_SEQUENCE = re.compile(rb"\x1b(\[[0-?]*[ -/]*[@-~]|[PX^_\]].*?(\x1b\\|\x0
 _PIECE_BYTES = 2**16
 _KEPT_BYTES = 2**20
 _SECONDS_TO_END = 5.0
+_CAPABLE = {"TERM": "xterm-256color", "LC_ALL": "C.UTF-8"}  # whatever this program's own can do
 
 
 class TerminalError(Exception):
@@ -42,7 +43,7 @@ class Terminal:
             stdin=theirs,
             stdout=theirs,
             stderr=theirs,
-            env={**os.environ, "TERM": "xterm-256color", **(environment or {})},
+            env={**os.environ, **_CAPABLE, **(environment or {})},
             start_new_session=True,
             preexec_fn=_take_terminal,
         )
