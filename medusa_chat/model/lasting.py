@@ -20,4 +20,5 @@ class LastingMemory:
 
     def taken(self) -> AbstractContextManager[None]:
         """What is allocated within is what stays."""
-        return nullcontext() if self._pool is None else torch.cuda.use_mem_pool(self._pool, self.device)
+        # By index, or None: it refuses a device that says "cuda" and leaves the card open.
+        return nullcontext() if self._pool is None else torch.cuda.use_mem_pool(self._pool, self.device.index)
