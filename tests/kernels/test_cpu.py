@@ -14,6 +14,7 @@ import pytest
 import torch
 from numba import njit
 
+from medusa_chat.kernels.cpu import attention as attention_of
 from medusa_chat.kernels.cpu import panels, pointwise
 from medusa_chat.kernels.cpu.attention import attend, attention_reference, join, turn
 from medusa_chat.kernels.cpu.decoder import multiply
@@ -21,6 +22,10 @@ from medusa_chat.kernels.cpu.drafting import GatedWeights, advance
 from medusa_chat.kernels.cpu.host import HAS_PAIR_PRODUCTS
 from medusa_chat.kernels.cpu.linear import linear_reference
 from medusa_chat.kernels.cpu.packing import (
+    DATA,
+    GROUP_SCALES,
+    STEP,
+    TABLE,
     PanelWeight,
     array,
     form,
@@ -119,7 +124,8 @@ def test_4_bit_codes_are_read_by_portable_instructions_too(monkeypatch: pytest.M
     @njit
     def product(form, rows, weight, out):  # type: ignore[no-untyped-def]
         x, y = rows.ctypes.data, out.ctypes.data
-        portable(form, rows, weight[0], weight[3], y, 0, 0, weight[4], x, 0, 4, weight[5], 0, 0)
+        data, scales = weight[DATA], weight[GROUP_SCALES]
+        portable(form, rows, data, scales, y, 0, weight[STEP], 0, weight[TABLE], x, 0, 4, 64, 0)
 
     out = torch.empty(1, 16)
     product(form(weight), x.numpy(), weight.address, out.numpy())
@@ -223,17 +229,17 @@ def attention(
     numbers[0, 0, :, :length], numbers[0, 1, :, :length] = keys[:, :length], values[:, :length]
     new = [part[:, length:].transpose(0, 1).reshape(num_rows, -1) for part in (keys, values)]
     qkv = torch.cat([queries.reshape(num_rows, -1), *new], 1)
-    num_lanes = num_heads // num_kv_heads * num_rows
-    tiles, chunks = -(-num_lanes // 16), int(positions.max()) // 128 + 1
-    unseen = torch.zeros(num_rows, tiles * 16)
-    unseen[:, :num_lanes] = torch.where(visible.T, 0.0, -torch.inf).repeat(1, num_lanes // num_rows)
-    filed = np.zeros((num_kv_heads, tiles, head_dim, 16), np.float32)
-    largest, totals = (np.empty((chunks, num_kv_heads, tiles, 16), np.float32) for _ in range(2))
-    sums = np.empty((chunks, num_kv_heads, tiles, head_dim, 16), np.float32)
+    group = num_heads // num_kv_heads
+    num_queries, chunks = attention_of.num_queries(num_rows, group), int(positions.max()) // 128 + 1
+    unseen = torch.zeros(num_queries, num_rows)
+    unseen[: group * num_rows] = torch.where(visible, 0.0, -torch.inf).repeat(group, 1)
+    filed = np.zeros((num_kv_heads, num_queries, attention_of.width(head_dim)), np.float32)
+    largest, totals = (np.empty((chunks, num_kv_heads, num_queries), np.float32) for _ in range(2))
+    sums = np.empty((chunks, *filed.shape), np.float32)
     out = torch.empty(num_rows, num_heads * head_dim)
     rows, scale = numbers.transpose(0, 1)[:, 0].numpy(), head_dim**-0.5
     file_without_turning(qkv, rows, None, scale, length, filed, (num_heads, num_kv_heads))
-    where = length, positions.numpy(), unseen.view(num_rows, tiles, 16).numpy()
+    where = length, positions.numpy(), unseen.numpy()
     _attend(progress(1), 0, filed, rows, None, *where, largest, totals, sums)
     _join(progress(1), 0, largest, totals, sums, num_heads, out.numpy())
     return out
@@ -294,7 +300,7 @@ def test_keys_are_written_in_8_bits_as_the_cache_writes_them() -> None:
     )
     theirs[0, :, :, 1:5].write(torch.stack([qkv[:, 16:32], qkv[:, 32:]])[:, None])
     numbers, scales = (part.transpose(0, 1)[:, 0].numpy() for part in ours.parts)
-    file_without_turning(qkv, numbers, scales, 1.0, 1, np.zeros((1, 1, 16, 16), np.float32), (1, 1))
+    file_without_turning(qkv, numbers, scales, 1.0, 1, np.zeros((1, 4, 16), np.float32), (1, 1))
     for got, expected in zip(ours.parts, theirs.parts, strict=True):
         assert torch.equal(got[..., 1:5, :], expected[..., 1:5, :])
 

@@ -1,9 +1,9 @@
 """Attention of a few rows over a KV cache, in float32, on the CPU.
 
-The rows that read one key head, of all query heads in its group, are taken 16 at a time as the lanes of a
-vector: keys are multiplied as rows of a product whose weights are these queries, values likewise (panels.py),
-so that each is read once for 16 of them. Keys come in chunks of 128 positions, which are units of work; the
-chunks are then joined by the logarithm of their sums.
+The rows that read one key head, of all query heads in its group, are multiplied four at a time: first by
+keys, 16 of which are the lanes of a vector, so they are transposed; then by values, as they lie. Keys
+come in chunks of 128 positions, which are units of work; the chunks are then joined by the logarithm of
+their sums.
 
 A row's bits are its own: a chunk's boundaries are positions, not places in the cache; its sums run over keys
 by position, since a tree's nodes lie behind their parents; and what a row doesn't see adds 0.
@@ -19,22 +19,18 @@ from numba.extending import overload
 
 from medusa_chat.decoder_memory import LEAN_CHUNK
 from medusa_chat.kernels.cpu.compiling import inner
-from medusa_chat.kernels.cpu.panels import (
-    LANES,
-    LOWEST,
-    MOST_ROWS,
-    lower_by_largest,
-    panels_1_1,
-    panels_most_1,
-)
+from medusa_chat.kernels.cpu.panels import FEW_PANELS, FEW_ROWS, LANES, panels_few, transpose
 from medusa_chat.kernels.cpu.pointwise import as_row, exp_of_negative, norm_row
 from medusa_chat.kernels.cpu.team import take
 from medusa_chat.kernels.kv_rows import LARGEST, LEAST
 
 CHUNK = LEAN_CHUNK
 _UNSEEN = np.float32(-np.inf)
-_LOWEST = np.float32(LOWEST)
-_FORM, _ONE = np.empty(0, np.float32), np.ones(1, np.float32)
+_LOWEST = np.float32(-1e30)  # stands for the largest score of rows that see nothing
+_FORM = np.empty(0, np.float32)
+_BLOCK = FEW_PANELS * LANES  # keys, or columns of values, that are multiplied at once
+_TILE = 32  # rows of one unit of work
+_FLOAT = 4  # bytes
 _LARGEST, _LEAST = np.float32(LARGEST), np.float32(LEAST)
 _HALF = np.float32(0.5)
 
@@ -46,22 +42,21 @@ def turn(progress, phase, qkv, norms, epsilon, turns, scale, start, numbers, sca
     qkv (R, (H + 2G) · d) float32: of each row its query, key and value heads. norms (2, d): Qwen 3's of query
     and key heads, or (0, d). turns (R, 2, d / 2): cosines and sines. scale: of scores. numbers, scales: this
     layer's part of the cache (2, G, capacity, d), of which rows from `start` on are written (KVRows.write).
-    queries (G, tiles, d, 16): lane l of a group's rows (query head, row) in turn. heads: H, G.
+    queries (G, Q, d'): a group's rows, (query head, row) in turn. heads: H, G.
     """
     num_rows, head_dim = len(qkv), numbers.shape[3]
     num_heads, num_kv_heads = heads
     group = num_heads // num_kv_heads
     turned = np.empty(head_dim, np.float32)
-    # A key head's all, not a row's: lanes are neighbours in memory, and no two threads should write a line.
     kv_head = take(progress, phase)
     while kv_head < num_kv_heads:
         for row in range(num_rows):
             place = start + row
             for head in range(kv_head * group, (kv_head + 1) * group):
                 _turn_head(_head(qkv[row], head, head_dim), norms[:1], epsilon, turns[row], turned)
-                lane = (head % group) * num_rows + row
+                query = (head % group) * num_rows + row
                 for i in range(head_dim):
-                    queries[kv_head, lane // LANES, i, lane % LANES] = turned[i] * scale
+                    queries[kv_head, query, i] = turned[i] * scale
             key = _head(qkv[row], num_heads + kv_head, head_dim)
             _turn_head(key, norms[1:], epsilon, turns[row], turned)
             _write(turned, numbers, scales, 0, kv_head, place)
@@ -112,38 +107,43 @@ def _compiled_write(row, numbers, scales, part, head, place):
 def attend(progress, phase, queries, numbers, scales, length, positions, unseen, largest, totals, sums):
     """Each chunk's part of the answer, for `join`.
 
-    queries, numbers, scales: as `turn` left them. length: committed rows, which all see. positions (R,): of
-    the rows behind those. unseen (R, tiles, 16) float32: 0 where a lane sees a row, else -inf. Written:
-    largest scores and totals of weights (chunks, G, tiles, 16), sums of values (chunks, G, tiles, d, 16).
+    queries (G, Q, d'), numbers, scales: as `turn` left them. length: committed rows, which all see.
+    positions (R,): of the rows behind those. unseen (Q, R) float32: 0 where a query sees a row, else -inf.
+    Written: largest scores and totals of weights (chunks, G, Q), sums of values (chunks, G, Q, d').
     """
-    num_chunks, num_kv_heads, num_tiles, head_dim, _ = sums.shape
-    room = CHUNK + len(positions)
-    weights = np.empty((room, LANES), np.float32)
-    rows = np.empty((room, head_dim), np.float32)
+    num_chunks, num_kv_heads, num_queries, width = sums.shape
+    num_tiles = -(-num_queries // _TILE)
+    room = -(-(CHUNK + len(positions)) // _BLOCK) * _BLOCK
+    weights = np.empty((_TILE, room), np.float32)
+    rows = np.empty((room, width), np.float32)
+    turned = np.empty((room // LANES, width, LANES), np.float32)
     unit = take(progress, phase)
     while unit < num_chunks * num_kv_heads * num_tiles:
         chunk, rest = unit // (num_kv_heads * num_tiles), unit % (num_kv_heads * num_tiles)
-        head, tile = rest // num_tiles, rest % num_tiles
-        first = min(chunk * CHUNK, length)
-        last = min(first + CHUNK, length) if chunk * CHUNK < length else length
+        head, start = rest // num_tiles, rest % num_tiles * _TILE
+        count = min(_TILE, num_queries - start)
         first_node, last_node = _nodes_of(chunk, positions)
-        num_cached, num_nodes = last - first, last_node - first_node
-        num_keys = num_cached + num_nodes
-        query = queries[head, tile]
-        _multiply(query, _read(numbers, scales, 0, head, first, last, rows), weights[:num_cached])
-        node_rows = _read(numbers, scales, 0, head, length + first_node, length + last_node, rows)
-        _multiply(query, node_rows, weights[num_cached:num_keys])
+        first = chunk * CHUNK
+        if first < length:
+            first_node = 0  # the first of all has the position behind the last committed row
+        else:
+            first = length + first_node
+        last = length + last_node if last_node else min(first + CHUNK, length)
+        keys, stride = _read(numbers, scales, 0, head, first, last, rows)
+        size = keys, stride, last - first, numbers.shape[3]
+        _multiply(queries[head, start : start + count], *size, turned, weights)
         for node in range(first_node, last_node):
-            row = weights[num_cached + node - first_node]
-            for lane in range(LANES):
-                is_here = positions[node] // CHUNK == chunk
-                row[lane] = row[lane] + unseen[node, tile, lane] if is_here else _UNSEEN
-        _weigh(weights[:num_keys], largest[chunk, head, tile], totals[chunk, head, tile])
-        out = sums[chunk, head, tile]
-        cached_values = _read(numbers, scales, 1, head, first, last, rows)
-        _add_up(weights[:num_cached], cached_values, out, 0)
-        node_values = _read(numbers, scales, 1, head, length + first_node, length + last_node, rows)
-        _add_up(weights[num_cached:num_keys], node_values, out, 1)
+            place = length + node - first
+            is_here = positions[node] // CHUNK == chunk
+            for query in range(count):
+                seen = weights[query, place] + unseen[start + query, node]
+                weights[query, place] = seen if is_here else _UNSEEN
+        for query in range(count):
+            largest[chunk, head, start + query] = _weigh(weights[query], last - first)
+        for query in range(0, count, FEW_ROWS):
+            _total(weights[query : query + FEW_ROWS], last - first, totals[chunk, head, start + query :])
+        values, stride = _read(numbers, scales, 1, head, first, last, rows)
+        _add_up(weights, values, stride, last - first, sums[chunk, head, start : start + count])
         unit = take(progress, phase)
 
 
@@ -158,87 +158,123 @@ def _nodes_of(chunk, positions):
     return first, last
 
 
+@inner(inline="always")
+def _address(array):
+    return np.int64(array.ctypes.data)  # numba's own is unsigned: with a signed number it makes a float
+
+
 def _read(numbers, scales, part, head, first, last, room):
+    """The address of the first row, and the bytes to the next; rows as wide as room's, where they may go."""
     raise NotImplementedError("compiled only")
 
 
 @overload(_read)
 def _compiled_read(numbers, scales, part, head, first, last, room):
     def whole(numbers, scales, part, head, first, last, room):
-        return numbers[part, head, first:last]
+        if room.shape[1] == numbers.shape[3]:
+            of_part, of_head, stride, _ = numbers.strides
+            return _address(numbers) + part * of_part + head * of_head + first * stride, stride
+        for place in range(first, last):
+            for i in range(numbers.shape[3]):
+                room[place - first, i] = numbers[part, head, place, i]
+        return _address(room), room.strides[0]
 
     def of_8_bits(numbers, scales, part, head, first, last, room):
         for place in range(first, last):
             scale = scales[part, head, place, 0]
-            for i in range(room.shape[1]):
+            for i in range(numbers.shape[3]):
                 room[place - first, i] = np.float32(numbers[part, head, place, i]) * scale
-        return room[: last - first]
+        return _address(room), room.strides[0]
 
     return whole if numbers.dtype.bitwidth == 32 else of_8_bits
 
 
 @inner()
-def _multiply(query, keys, out):
-    """query (d, 16), keys (n, d) -> scores (n, 16)."""
-    data, length, stride = query.ctypes.data, len(query), keys.strides[0]
-    key = 0
-    while key + MOST_ROWS <= len(keys):
-        at, to = keys.ctypes.data + key * stride, out.ctypes.data + key * out.strides[0]
-        rest = at, stride, keys.itemsize, length, out.strides[0], 0
-        panels_most_1(_FORM, _FORM, data, 0, to, 0, 0, 0, *rest)
-        key += MOST_ROWS
-    while key < len(keys):
-        at, to = keys.ctypes.data + key * stride, out.ctypes.data + key * out.strides[0]
-        panels_1_1(_FORM, _FORM, data, 0, to, 0, 0, 0, at, 0, keys.itemsize, length, 0, 0)
-        key += 1
+def _multiply(queries, keys, stride, num_keys, head_dim, turned, out):
+    """queries (q, d'), keys (n, d) -> scores (q, n)."""
+    panel_stride = turned.strides[0]
+    for key in range(0, num_keys, LANES):
+        to = _address(turned) + key // LANES * panel_stride
+        for i in range(0, head_dim * _FLOAT, LANES * _FLOAT):
+            transpose(keys + key * stride + i, stride, num_keys - key, to + i * LANES)
+    for query in range(0, len(queries), FEW_ROWS):
+        row = _address(queries) + query * queries.strides[0]
+        for key in range(0, num_keys, _BLOCK):
+            at = _address(turned) + key // LANES * panel_stride
+            to = _address(out) + query * out.strides[0] + key * _FLOAT
+            rest = row, queries.strides[0], _FLOAT, head_dim, out.strides[0]
+            panels_few(_FORM, _FORM, at, 0, to, panel_stride, LANES * _FLOAT, 0, 0, *rest)
 
 
 @inner()
-def _add_up(weights, values, out, go_on):
-    """weights (n, 16), values (n, d) -> (d, 16), added to what is there if go_on."""
-    data, length, stride = weights.ctypes.data, len(weights), values.strides[0]
-    place = 0
-    while place + MOST_ROWS <= len(out):
-        at, to = values.ctypes.data + place * values.itemsize, out.ctypes.data + place * out.strides[0]
-        rest = at, values.itemsize, stride, length, out.strides[0], go_on
-        panels_most_1(_FORM, _FORM, data, 0, to, 0, 0, 0, *rest)
-        place += MOST_ROWS
-    while place < len(out):
-        at, to = values.ctypes.data + place * values.itemsize, out.ctypes.data + place * out.strides[0]
-        panels_1_1(_FORM, _FORM, data, 0, to, 0, 0, 0, at, 0, stride, length, 0, go_on)
-        place += 1
+def _add_up(weights, values, stride, num_keys, out):
+    """weights (q, n), values (n, d') -> (q, d')."""
+    for query in range(0, len(out), FEW_ROWS):
+        row = _address(weights) + query * weights.strides[0]
+        for i in range(0, out.shape[1], _BLOCK):
+            to = _address(out) + query * out.strides[0] + i * _FLOAT
+            rest = row, weights.strides[0], _FLOAT, num_keys, out.strides[0]
+            panels_few(_FORM, _FORM, values + i * _FLOAT, 0, to, LANES * _FLOAT, stride, 0, 0, *rest)
 
 
 @inner()
-def _weigh(scores, largest, totals):
-    """Scores (n, 16) become weights, e^(score - largest)."""
-    lower_by_largest(scores.ctypes.data, len(scores), largest.ctypes.data)
-    flat = scores.reshape(-1)
-    for i in range(len(flat)):
-        flat[i] = exp_of_negative(flat[i])
-    # One row of ones, times the weights.
-    one, data, to = _ONE.ctypes.data, scores.ctypes.data, totals.ctypes.data
-    panels_1_1(_FORM, _FORM, data, 0, to, 0, 0, 0, one, 0, 0, len(scores), 0, 0)
+def _weigh(scores, num_keys):
+    """The first scores become weights, e^(score - largest). Returns the largest."""
+    most = _largest(scores, num_keys)
+    for i in range(num_keys):
+        scores[i] = exp_of_negative(scores[i] - most)
+    return most
+
+
+@inner()
+def _total(weights, num_keys, out):
+    """Of four queries at once, for each sum waits for the addition before."""
+    a = b = c = d = np.float32(0.0)
+    for key in range(num_keys):
+        a += weights[0, key]
+        b += weights[1, key]
+        c += weights[2, key]
+        d += weights[3, key]
+    out[0], out[1], out[2], out[3] = a, b, c, d
+
+
+@inner(fastmath={"nnan", "nsz"})
+def _largest(scores, num_keys):
+    most = _LOWEST
+    for i in range(num_keys):
+        most = scores[i] if scores[i] > most else most
+    return most
 
 
 @inner()
 def join(progress, phase, largest, totals, sums, num_heads, out):
     """What `attend` left -> out (R, H · d), as rows for the next product."""
-    num_chunks, num_kv_heads, _, head_dim, _ = sums.shape
-    num_rows, group = len(out), num_heads // num_kv_heads
-    shares = np.empty(num_chunks, np.float32)
+    num_chunks, num_kv_heads, _, _ = sums.shape
+    num_rows, group, head_dim = len(out), num_heads // num_kv_heads, out.shape[1] // num_heads
+    shares, joined = np.empty(num_chunks, np.float32), np.empty(head_dim, np.float32)
     unit = take(progress, phase)
     while unit < num_rows * num_heads:
         row, head = unit // num_heads, unit % num_heads
-        lane = (head % group) * num_rows + row
-        kv_head, tile, lane = head // group, lane // LANES, lane % LANES
-        _share_out(largest[:, kv_head, tile, lane], totals[:, kv_head, tile, lane], shares)
+        kv_head, query = head // group, (head % group) * num_rows + row
+        _share_out(largest[:, kv_head, query], totals[:, kv_head, query], shares)
         for i in range(head_dim):
-            value = np.float32(0.0)
-            for chunk in range(num_chunks):
-                value += sums[chunk, kv_head, tile, i, lane] * shares[chunk]
-            out[row, head * head_dim + i] = as_row(out, value)
+            joined[i] = np.float32(0.0)
+        for chunk in range(num_chunks):
+            for i in range(head_dim):
+                joined[i] += sums[chunk, kv_head, query, i] * shares[chunk]
+        for i in range(head_dim):
+            out[row, head * head_dim + i] = as_row(out, joined[i])
         unit = take(progress, phase)
+
+
+def num_queries(num_rows: int, group: int) -> int:
+    """Q: rows of all query heads that read one key head, filled up to as many as are multiplied at once."""
+    return -(-num_rows * group // FEW_ROWS) * FEW_ROWS
+
+
+def width(head_dim: int) -> int:
+    """d': a head's columns, filled up likewise."""
+    return -(-head_dim // _BLOCK) * _BLOCK
 
 
 @inner()

@@ -9,11 +9,10 @@ from typing import Any
 import numpy as np
 import torch
 
-from medusa_chat.kernels.cpu.attention import CHUNK, attend, join, turn
+from medusa_chat.kernels.cpu.attention import CHUNK, attend, join, num_queries, turn, width
 from medusa_chat.kernels.cpu.compiling import NO, YES, ZERO, inner, outer
 from medusa_chat.kernels.cpu.linear import linear
 from medusa_chat.kernels.cpu.packing import UNIT, PanelWeight, array, form
-from medusa_chat.kernels.cpu.panels import LANES
 from medusa_chat.kernels.cpu.pointwise import gate, norm
 from medusa_chat.kernels.cpu.team import meet, team
 from medusa_chat.kernels.kv_rows import KVRows
@@ -83,12 +82,12 @@ class Decoder:
         num_rows, size = x.shape
         first, dtype = self._layers[0], self._rows_dtype
         head_dim, kv_heads = store.shape[-1], self._num_kv_heads
-        num_lanes = self._num_heads // kv_heads * num_rows
-        tiles = -(-num_lanes // LANES)
+        group = self._num_heads // kv_heads
+        queries, columns = num_queries(num_rows, group), width(head_dim)
         num_chunks = int(positions.numpy().max()) // CHUNK + 1
-        unseen = np.zeros((num_rows, tiles * LANES), np.float32)
-        of_rows = np.where(visible.numpy().T, np.float32(0), np.float32(-np.inf))
-        unseen[:, :num_lanes] = np.tile(of_rows, num_lanes // num_rows)
+        unseen = np.zeros((queries, num_rows), np.float32)
+        of_rows = np.where(visible.numpy(), np.float32(0), np.float32(-np.inf))
+        unseen[: group * num_rows] = np.tile(of_rows, (group, 1))
         running = np.zeros((num_rows, first.down.num_units * UNIT), np.float32)  # the output's too
         running[:, :size] = x.float().numpy()
         hidden = torch.empty(num_rows, size, dtype=dtype)
@@ -108,15 +107,15 @@ class Decoder:
             positions.numpy(),
             turns,
             np.float32(scale),
-            unseen.reshape(num_rows, tiles, LANES),
+            unseen,
             (self._num_heads, kv_heads),
             running,
             array(torch.empty(num_rows, size, dtype=dtype)),
             np.empty((num_rows, first.qkv.num_units * UNIT), np.float32),
-            np.zeros((kv_heads, tiles, head_dim, LANES), np.float32),
-            np.empty((num_chunks, kv_heads, tiles, LANES), np.float32),
-            np.empty((num_chunks, kv_heads, tiles, LANES), np.float32),
-            np.empty((num_chunks, kv_heads, tiles, head_dim, LANES), np.float32),
+            np.zeros((kv_heads, queries, columns), np.float32),
+            np.empty((num_chunks, kv_heads, queries), np.float32),
+            np.empty((num_chunks, kv_heads, queries), np.float32),
+            np.empty((num_chunks, kv_heads, queries, columns), np.float32),
             array(torch.empty(num_rows, self._num_heads * head_dim, dtype=dtype)),
             np.empty((num_rows, first.gate_up.num_units * UNIT), np.float32),
             array(torch.empty(num_rows, first.down.num_inputs, dtype=dtype)),

@@ -109,7 +109,7 @@ def grow(
 
 class _States:
     """States of R rows, the first of them those given, and what is filled on the way from one level to the
-    next. arrays: layers (L, 2, 9); x (R, D') and both (R, 2F) float32; seen (R, 2D), normed (R, D) and
+    next. arrays: layers (L, 2, 10); x (R, D') and both (R, 2F) float32; seen (R, 2D), normed (R, D) and
     inner (R, F) of rows.
     """
 

@@ -21,6 +21,7 @@ from medusa_chat.kernels.cpu.packing import (
     PANEL_STRIDE,
     SCALE_STRIDE,
     SCALES,
+    STEP,
     TABLE,
     UNIT,
     PanelWeight,
@@ -81,7 +82,7 @@ def _sum(form, rows, weight, first, count, sums):
     scales = weight[GROUP_SCALES] + 2 * first * scale_stride
     out = sums.ctypes.data
     of_rows = rows.ctypes.data, rows.strides[0], rows.itemsize
-    rest = (stride, scale_stride, weight[TABLE], *of_rows, weight[LENGTH], sums.strides[0], 0)
+    rest = (stride, weight[STEP], scale_stride, weight[TABLE], *of_rows, weight[LENGTH], sums.strides[0])
     if len(rows) >= MOST_ROWS:
         for _ in range(0, count * UNIT, MOST_PANELS * LANES):
             panels_most(form, rows, data, scales, out, *rest)

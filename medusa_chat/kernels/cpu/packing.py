@@ -49,11 +49,11 @@ class PanelWeight:
 
     @property
     def address(self) -> np.ndarray[Any, Any]:
-        """(9,) int64: what compiled code knows of it, by the names below."""
+        """(10,) int64: what compiled code knows of it, by the names below."""
         tensors = (self.data, self.scales, self.bias, self.group_scales, self.table)
         length = self.num_inputs + self.num_inputs % 2
         scale_stride = self.group_scales[0].nbytes if len(self.group_scales) else 0
-        sizes = (length, self.num_units, self.data[0].nbytes, scale_stride)
+        sizes = (length, self.num_units, self.data[0].nbytes, self.data[0, 0].nbytes, scale_stride)
         return np.array([*(tensor.data_ptr() for tensor in tensors), *sizes])
 
     def dequantized(self) -> torch.Tensor:
@@ -71,7 +71,7 @@ class PanelWeight:
         return weight[: self.num_outputs, : self.num_inputs] * self.scales[: self.num_outputs, None]
 
 
-DATA, SCALES, BIAS, GROUP_SCALES, TABLE, LENGTH, NUM_UNITS, PANEL_STRIDE, SCALE_STRIDE = range(9)
+DATA, SCALES, BIAS, GROUP_SCALES, TABLE, LENGTH, NUM_UNITS, PANEL_STRIDE, STEP, SCALE_STRIDE = range(10)
 
 _AS_INTEGERS = {torch.bfloat16: torch.uint16, torch.float16: torch.int16}
 # What compiled code is told of a weight's form: an empty array of a dtype that numba knows.

@@ -25,7 +25,6 @@ from medusa_chat.kernels.cpu.host import HAS_AVX512
 
 LANES = 16
 PAIRS_OF_A_GROUP = 32  # pairs of inner positions that share a scale of 4-bit weights
-LOWEST = -1e30  # stands for the largest score of rows that see nothing
 _AHEAD = 4096
 
 _I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
@@ -59,8 +58,8 @@ def _panels(num_rows: int, num_panels: int) -> Callable[..., Any]:
     """An intrinsic for this many rows and panels.
 
     weights_like, rows_like: arrays of the dtypes. Addresses and strides are in bytes: from panel to panel,
-    row to row and inner position to inner position (of rows in float32). length: inner positions, even but
-    for float32 and float16 weights. go_on: 0, sums start at 0; 1, at what `out` holds.
+    row to row and inner position to inner position: of rows in float32; of weights, from those that are read
+    at once to the next. length: inner positions, even but for float32 and float16 weights.
     """
 
     @intrinsic
@@ -72,6 +71,7 @@ def _panels(num_rows: int, num_panels: int) -> Callable[..., Any]:
         scales,
         out,
         panel_stride,
+        weights_step,
         scale_stride,
         table,
         rows,
@@ -79,7 +79,6 @@ def _panels(num_rows: int, num_panels: int) -> Callable[..., Any]:
         step,
         length,
         out_stride,
-        go_on,
     ):
         signature = types.void(weights_like, rows_like, *[types.int64] * 12)
 
@@ -107,6 +106,7 @@ class _Panel:
             self.scales,
             self.out,
             self.panel_stride,
+            self.weights_step,
             self.scale_stride,
             table,
             self.x,
@@ -114,47 +114,32 @@ class _Panel:
             self.step,
             length,
             self.out_stride,
-            self.go_on,
         ) = arguments
         self.steps = builder.udiv(length, _int(form.positions))
         self.tables = form.tables(self, table)
 
     def generate(self) -> None:
-        start = self._start()
+        start = self._zeros()
         if self.form.scaled_groups:
             sums = _loop(self.b, self.b.udiv(self.steps, _int(PAIRS_OF_A_GROUP)), start, self._add_group)
         else:
             sums = _loop(self.b, self.steps, start, self._add_products)
-        for place, value in zip(self._places(), sums, strict=True):
+        places = ((self.out_stride, r, p) for r in self.rows for p in self.panels)
+        for (stride, r, p), value in zip(places, sums, strict=True):
+            place = self.pointer(self.out, _FLOATS, (stride, r), (_int(4 * LANES), p))
             self.b.store(value, place, align=4)
 
-    def _places(self) -> list[Any]:
-        return [
-            self.pointer(self.out, _FLOATS, (self.out_stride, r), (_int(4 * LANES), p))
-            for r in self.rows
-            for p in self.panels
-        ]
-
-    def _start(self) -> list[Any]:
-        before = self.b.block
-        zero = ir.Constant(_FLOATS, [0.0] * LANES)
-        with self.b.if_then(self.b.icmp_signed("!=", self.go_on, _int(0))):
-            held = [self.b.load(place, align=4) for place in self._places()]
-            reading = self.b.block
-        start = []
-        for value in held:
-            phi = self.b.phi(_FLOATS)
-            phi.add_incoming(zero, before)
-            phi.add_incoming(value, reading)
-            start.append(phi)
-        return start
+    def _zeros(self) -> list[Any]:
+        return [ir.Constant(_FLOATS, [0.0] * LANES)] * (len(self.rows) * len(self.panels))
 
     def _add_group(self, group: Any, sums: list[Any]) -> list[Any]:
         b = self.b
         first = b.mul(group, _int(PAIRS_OF_A_GROUP))
-        zeros = [ir.Constant(_FLOATS, [0.0] * LANES)] * len(sums)
         parts = _loop(
-            self.b, _int(PAIRS_OF_A_GROUP), zeros, lambda i, sums: self._add_products(b.add(first, i), sums)
+            self.b,
+            _int(PAIRS_OF_A_GROUP),
+            self._zeros(),
+            lambda i, sums: self._add_products(b.add(first, i), sums),
         )
         scales = [
             b.load(
@@ -172,11 +157,11 @@ class _Panel:
 
     def _add_products(self, number: Any, sums: list[Any]) -> list[Any]:
         form, b = self.form, self.b
-        offset = b.mul(number, _int(form.num_bytes))
+        offset = b.mul(number, self.weights_step)
         weights = []
         for p in self.panels:
             address = b.add(b.add(self.weights, b.mul(self.panel_stride, _int(p))), offset)
-            self._fetch(b.add(address, _int(_AHEAD)))
+            _fetch(b, address)
             weights.append(form.decode(self, address))
         after = []
         for r in self.rows:
@@ -184,12 +169,6 @@ class _Panel:
             of_row = sums[r * len(self.panels) :]
             after += [form.multiply(self, weights[p], row, of_row[p]) for p in self.panels]
         return after
-
-    def _fetch(self, address: Any) -> None:
-        byte = ir.PointerType(_I8)
-        kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-        fetch = _declared(self.b, "llvm.prefetch.p0", kind)
-        self.b.call(fetch, [self.b.inttoptr(address, byte), *(ir.Constant(_I32, n) for n in (0, 2, 1))])
 
     def pointer(self, address: Any, kind: Any, *strides: tuple[Any, int]) -> Any:
         for stride, times in strides:
@@ -224,10 +203,9 @@ class _Panel:
 
 
 class _Form:
-    """How weights are read and multiplied. positions: inner ones at once, of num_bytes for a panel."""
+    """How weights are read and multiplied. positions: inner ones at once."""
 
     positions = 2
-    num_bytes: int
     scaled_groups = False
 
     def tables(self, panel: _Panel, address: Any) -> tuple[Any, ...]:
@@ -271,45 +249,37 @@ class _PairForm(_Form):
 
 
 class _Float32(_FloatForm):
-    positions, num_bytes = 1, 64
+    positions = 1
 
     def decode(self, panel: _Panel, address: Any) -> Any:
         return [panel.load(address, _FLOATS)]
 
 
 class _Float16(_FloatForm):
-    positions, num_bytes = 1, 32
+    positions = 1
 
     def decode(self, panel: _Panel, address: Any) -> Any:
         return [panel.b.fpext(panel.load(address, _HALVES), _FLOATS)]
 
 
 class _BFloat16(_FloatForm):
-    num_bytes = 64
-
     def decode(self, panel: _Panel, address: Any) -> Any:
         b, pairs = panel.b, panel.load(address, _INTS)
         return [b.bitcast(half, _FLOATS) for half in (b.shl(pairs, _SIXTEENTHS), b.and_(pairs, _HIGH))]
 
 
 class _BFloat16Pairs(_PairForm):
-    num_bytes = 64
-
     def decode(self, panel: _Panel, address: Any) -> Any:
         return panel.load(address, _PAIRS)
 
 
 class _Int8(_FloatForm):
-    num_bytes = 32
-
     def decode(self, panel: _Panel, address: Any) -> Any:
         codes = (panel.load(address, _BYTES, LANES * position) for position in range(2))
         return [panel.b.sitofp(panel.b.sext(some, _INTS), _FLOATS) for some in codes]
 
 
 class _Int8Pairs(_PairForm):
-    num_bytes = 32
-
     def decode(self, panel: _Panel, address: Any) -> Any:
         first, second = (panel.b.bitcast(value, _INTS) for value in _Int8().decode(panel, address))
         both = panel.b.or_(panel.b.lshr(first, _SIXTEENTHS), second)  # bfloat16 holds 8 bits: nothing is lost
@@ -317,7 +287,7 @@ class _Int8Pairs(_PairForm):
 
 
 class _FourBits(_FloatForm):
-    num_bytes, scaled_groups = 16, True
+    scaled_groups = True
 
     def tables(self, panel: _Panel, address: Any) -> tuple[Any, ...]:
         return (panel.load(address, _FLOATS),)
@@ -327,7 +297,7 @@ class _FourBits(_FloatForm):
 
 
 class _FourBitPairs(_PairForm):
-    num_bytes, scaled_groups = 16, True
+    scaled_groups = True
 
     def tables(self, panel: _Panel, address: Any) -> tuple[Any, ...]:
         """The table's values, which bfloat16 holds, as the first of a pair and as the second."""
@@ -372,6 +342,15 @@ def _int(value: int) -> Any:
     return ir.Constant(_I64, value)
 
 
+def _fetch(builder: ir.IRBuilder, address: Any) -> None:
+    """What lies a little further on, into the second-level cache."""
+    byte = ir.PointerType(_I8)
+    kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
+    place = builder.inttoptr(builder.add(address, _int(_AHEAD)), byte)
+    fetch = _declared(builder, "llvm.prefetch.p0", kind)
+    builder.call(fetch, [place, *(ir.Constant(_I32, n) for n in (0, 2, 1))])
+
+
 def _declared(builder: ir.IRBuilder, name: str, kind: Any) -> Any:
     return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
 
@@ -388,35 +367,59 @@ _FORMS: dict[tuple[Any, Any], _Form] = {
 }
 MOST_ROWS, MOST_PANELS = (8, 2) if HAS_AVX512 else (4, 1)
 # Of so many rows and panels.
-panels_1_1, panels_1_2, panels_1_4 = (_panels(1, num_panels) for num_panels in (1, 2, 4))
+panels_1_2, panels_1_4 = _panels(1, 2), _panels(1, 4)
 panels_4_2, panels_4_4 = _panels(4, 2), _panels(4, 4)
-panels_most_1, panels_most = _panels(MOST_ROWS, 1), _panels(MOST_ROWS, MOST_PANELS)
+panels_most = _panels(MOST_ROWS, MOST_PANELS)
+FEW_ROWS, FEW_PANELS = 4, 4 if HAS_AVX512 else 1
+panels_few = _panels(FEW_ROWS, FEW_PANELS)
+
+
+def _in_fours(*lanes: int) -> list[int]:
+    """The same in each four lanes; from 4 on they are the other vector's."""
+    return [start + lane % 4 + lane // 4 * LANES for start in range(0, LANES, 4) for lane in lanes]
+
+
+def _by_fours(*parts: int) -> list[int]:
+    """Four lanes at a time; from 4 on the other vector's."""
+    return [4 * part + lane for part in parts for lane in range(4)]
+
+
+# Which vectors meet, and what becomes of both: one instruction each, with AVX too. After the first two, each
+# four lanes hold a column of four rows, of columns 0, 2, 1, 3.
+_STAGES = (
+    (1, _in_fours(0, 4, 1, 5), _in_fours(2, 6, 3, 7)),
+    (2, _in_fours(0, 1, 4, 5), _in_fours(2, 3, 6, 7)),
+    (4, _by_fours(0, 4, 2, 6), _by_fours(1, 5, 3, 7)),
+    (8, _by_fours(0, 1, 4, 5), _by_fours(2, 3, 6, 7)),
+)
 
 
 @intrinsic
-def lower_by_largest(_, values, count, largest):
-    """values (n, 16): each lane less its largest, or LOWEST if that is more, which is left in largest (16,).
-    Arguments but n are addresses.
+def transpose(_, rows, row_stride, num_rows, out):
+    """16 columns of up to 16 rows in float32 -> 16 columns of 16, one after the other, of which those past
+    num_rows mean nothing. Arguments are addresses and bytes.
     """
 
     def generate(context, builder, signature, arguments):
-        at, number, out = arguments
+        at, stride, count, to = arguments
+        last = builder.sub(count, _int(1))
 
-        def place(i: Any) -> Any:
-            address = builder.add(at, builder.mul(i, _int(4 * LANES)))
-            return builder.inttoptr(address, ir.PointerType(_FLOATS))
+        def load(row: int) -> Any:
+            is_there = builder.icmp_signed("<", _int(row), last)
+            place = builder.add(at, builder.mul(stride, builder.select(is_there, _int(row), last)))
+            _fetch(builder, place)
+            return builder.load(builder.inttoptr(place, ir.PointerType(_FLOATS)), align=4)
 
-        def larger(i: Any, most: list[Any]) -> list[Any]:
-            value = builder.load(place(i), align=4)
-            return [builder.select(builder.fcmp_ordered(">", value, most[0]), value, most[0])]
-
-        def lower(i: Any, _: list[Any]) -> list[Any]:
-            builder.store(builder.fsub(builder.load(place(i), align=4), most), place(i), align=4)
-            return []
-
-        (most,) = _loop(builder, number, [ir.Constant(_FLOATS, [LOWEST] * LANES)], larger)
-        builder.store(most, builder.inttoptr(out, ir.PointerType(_FLOATS)), align=4)
-        _loop(builder, number, [], lower)
+        vectors = [load(row) for row in range(LANES)]
+        for distance, lower, upper in _STAGES:
+            for row in (row for row in range(LANES) if not row & distance):
+                pair = vectors[row], vectors[row + distance]
+                for place, lanes in ((row, lower), (row + distance, upper)):
+                    vectors[place] = builder.shuffle_vector(*pair, ir.Constant(_INTS, lanes))
+        for place, vector in enumerate(vectors):
+            column = place & ~3 | (place & 1) << 1 | (place & 2) >> 1
+            address = builder.add(to, _int(4 * LANES * column))
+            builder.store(vector, builder.inttoptr(address, ir.PointerType(_FLOATS)), align=4)
         return context.get_dummy_value()
 
-    return types.void(values, count, largest), generate
+    return types.void(*[types.int64] * 4), generate
