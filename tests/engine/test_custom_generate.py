@@ -22,7 +22,7 @@ from transformers import (
 
 from medusa_chat import medusa_generate
 from medusa_chat.engine import custom_generate
-from medusa_chat.errors import CheckpointError, HeadsMismatch, MedusaError
+from medusa_chat.errors import HeadsMismatch, MedusaError, ModelNotFound
 from medusa_chat.model.block_heads import BlockHeads
 from medusa_chat.model.path_heads import PathHeads
 from medusa_chat.registry import HEADS_DIR
@@ -277,7 +277,7 @@ def test_heads_it_is_not_for(tmp_path: Path, heads: Path) -> None:
     )
     with pytest.raises(HeadsMismatch, match="go with an adapter, which would change your model"):
         answer(tmp_path / "adapted")
-    with pytest.raises(CheckpointError, match=str(tmp_path / "gone")):
+    with pytest.raises(ModelNotFound, match=str(tmp_path / "gone")):
         answer(tmp_path / "gone")
     with pytest.raises(MedusaError, match="no hub:OWNER/NAME"):
         answer("hub:nobody")
