@@ -129,8 +129,8 @@ def open_heads(model: OpenModel, asked: str | None) -> MedusaHeads | None:
     takes them: a GPU holds them smaller, and hasn't always room for the whole. The adapter that heads were
     trained with is merged into the model's weights.
 
-    Raises CheckpointError if they are damaged or can't be fetched, HeadsMismatch if they belong to another
-    model, UsageError for a malformed name.
+    Raises ModelNotFound if they aren't there, CheckpointError if they are damaged or can't be fetched,
+    HeadsMismatch if they belong to another model, UsageError for a malformed name.
     """
     place = heads_source(model.spec, model.folder, asked)
     if place is None:
