@@ -18,7 +18,7 @@ _LEAST_SHARE_KEPT = 0.97
 
 
 def ui(as_json: JsonOption = False) -> None:
-    """Measure the chat itself, on a scripted engine in a pseudo-terminal: about three minutes."""
+    """Measure the chat itself, on a scripted engine in a pseudo-terminal: about two minutes."""
     if os.name != "posix":
         raise UsageError("bench ui needs a pseudo-terminal, which this system doesn't have.")
     from medusa_chat.bench.ui import Extent, measure_ui, own_programs
