@@ -148,15 +148,15 @@ class _FusedDecoder(Decoder):
         widest = max(
             2 * model.inner, (model.num_heads + 2 * model.num_kv_heads) * model.head_dim, key=_split_outputs
         )
-        layer = _split_outputs(widest) + 4 * model.hidden
-        return max(count * layer, 2 * MAX_TREE_SIZE * model.vocabulary) * _FLOAT
+        layer = HALF * _split_outputs(widest) + _FLOAT * 4 * model.hidden
+        return max(count * layer, _FLOAT * 2 * MAX_TREE_SIZE * model.vocabulary)
 
     def _parts(self, count: int, context_length: int) -> int:
         """What attention's programs leave for each other. A prompt's grow with the cache by doubling, and the
         smaller ones stay with the allocator: together they are as large again.
         """
         runs = -(-(context_length + SPARE_ROWS) // _RUN) + 1
-        return count * self.model.num_heads * runs * (self.model.head_dim + 2) * _FLOAT
+        return count * self.model.num_heads * runs * (HALF * self.model.head_dim + 2 * _FLOAT)
 
 
 def decoder_of(model: ModelSizes, memory: Memory, kv_cache: KVPrecision, lm_head: LMHeadPrecision) -> Decoder:

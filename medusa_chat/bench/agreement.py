@@ -129,11 +129,10 @@ def summarise(readings: Sequence[Reading]) -> dict[str, Any]:
 
 
 def _quantised_head(base: BaseModel) -> Head:
-    from medusa_chat.model.fused import FusedModel, summed  # Triton's
+    from medusa_chat.model.fused import FusedModel  # Triton's
 
     assert isinstance(base, FusedModel)
-    product = base.quantised_lm_head()
-    return lambda hidden: summed(product(hidden))
+    return base.quantised_lm_head().logits
 
 
 def _hidden(

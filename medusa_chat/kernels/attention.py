@@ -96,9 +96,10 @@ def attention(
     num_rows, num_heads, dim = queries.shape
     group = num_heads // shape.num_kv_heads
     num_tiles = triton.cdiv(num_rows * group, _BLOCK_ROWS)
-    # Of each part, the gathered one being the last: weighted values, the largest score, the sum of weights.
+    # Of each part, the gathered one being the last: the weighted mean of its values, in 16 bits as the whole
+    # one will be, and the largest score and the sum of weights.
     num_parts = placement.num_runs + 1
-    parts = torch.empty(num_rows, num_heads, num_parts, dim, dtype=torch.float32, device=queries.device)
+    parts = torch.empty(num_rows, num_heads, num_parts, dim, dtype=queries.dtype, device=queries.device)
     sums = torch.empty(num_rows, num_heads, num_parts, 2, dtype=torch.float32, device=queries.device)
     out = torch.empty(num_rows, num_heads * dim, dtype=queries.dtype, device=queries.device)
     cached = keys.numbers, values.numbers, keys.scales, values.scales
@@ -184,7 +185,9 @@ def _runs_kernel(
             acc = acc * shrink[:, None] + tl.dot(weights.to(v.dtype), v)
             best = new_best
         part = (row * HEADS + head).to(tl.int64) * num_parts + run
-        tl.store(parts_ptr + part[:, None] * DIM + dim[None, :], acc, mask=inside[:, None] & in_dim[None, :])
+        # Of a row that sees nothing of the run the part is never read.
+        mean = (acc / tl.where(total > 0.0, total, 1.0)[:, None]).to(parts_ptr.dtype.element_ty)
+        tl.store(parts_ptr + part[:, None] * DIM + dim[None, :], mean, mask=inside[:, None] & in_dim[None, :])
         tl.store(sums_ptr + part * 2, best, mask=inside)
         tl.store(sums_ptr + part * 2 + 1, total, mask=inside)
 
@@ -226,10 +229,11 @@ def _gathered_kernel(
     best = tl.max(scores, 0)
     weights = tl.exp2(scores - best)
     part = query.to(tl.int64) * num_parts + num_parts - 1
-    acc = tl.sum(weights[:, None] * v, 0)
-    tl.store(parts_ptr + part * DIM + dim, acc, mask=in_dim)
+    total = tl.sum(weights, 0)
+    mean = tl.sum(weights[:, None] * v, 0) / total
+    tl.store(parts_ptr + part * DIM + dim, mean.to(parts_ptr.dtype.element_ty), mask=in_dim)
     tl.store(sums_ptr + part * 2, best)
-    tl.store(sums_ptr + part * 2 + 1, tl.sum(weights, 0))
+    tl.store(sums_ptr + part * 2 + 1, total)
 
 
 @triton.jit(do_not_specialize=["num_parts"])
@@ -246,14 +250,15 @@ def _join_kernel(
     gathered = first + num_parts - 1
     best = tl.load(sums_ptr + gathered * 2)
     total = tl.load(sums_ptr + gathered * 2 + 1)
-    acc = tl.load(parts_ptr + gathered * DIM + dim, mask=in_dim, other=0.0)
+    acc = total * tl.load(parts_ptr + gathered * DIM + dim, mask=in_dim, other=0.0)
     end = first + tl.cdiv(_boundary(tl.load(length_ptr) + tl.load(depths_ptr + row).to(tl.int32)), _RUN)
     part = first
     while part < end:
         part_best = tl.load(sums_ptr + part * 2)
         new_best = tl.maximum(best, part_best)
-        shrink, weight = tl.exp2(best - new_best), tl.exp2(part_best - new_best)
-        total = total * shrink + tl.load(sums_ptr + part * 2 + 1) * weight
+        shrink = tl.exp2(best - new_best)
+        weight = tl.exp2(part_best - new_best) * tl.load(sums_ptr + part * 2 + 1)
+        total = total * shrink + weight
         acc = acc * shrink + tl.load(parts_ptr + part * DIM + dim, mask=in_dim, other=0.0) * weight
         best = new_best
         part += 1

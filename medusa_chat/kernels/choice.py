@@ -36,9 +36,11 @@ def rank_guesses(logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, to
         logits, best, where, totals, logits.stride(0), vocab_size, NUM_RANKS=num_ranks, STRIP=_STRIP,
         num_warps=1,
     )  # fmt: skip
+    block = triton.next_power_of_2(num_strips * num_ranks)
     _rank_best_kernel[(num_rows,)](
         best, where, totals, ids, log_probs, num_strips,
-        NUM_RANKS=num_ranks, BLOCK=triton.next_power_of_2(num_strips), num_warps=1,
+        NUM_RANKS=num_ranks, BLOCK=block, STRIPS_BLOCK=triton.next_power_of_2(num_strips),
+        num_warps=min(16, max(1, block // 512)),
     )  # fmt: skip
     return ids, log_probs
 
@@ -65,27 +67,25 @@ def _rank_strips_kernel(
 @triton.jit
 def _rank_best_kernel(
     best_ptr, where_ptr, totals_ptr, ids_ptr, log_probs_ptr, num_strips,
-    NUM_RANKS: tl.constexpr, BLOCK: tl.constexpr,
+    NUM_RANKS: tl.constexpr, BLOCK: tl.constexpr, STRIPS_BLOCK: tl.constexpr,
 ):  # fmt: skip
-    """Merges the strips' best: of all that come next in their strips, the best, which is then replaced."""
+    """The best of all strips' best, which are held in registers: no rank waits for memory."""
     row = tl.program_id(0)
-    strip = tl.arange(0, BLOCK)
+    strip = tl.arange(0, STRIPS_BLOCK)
     there = strip < num_strips
-    first = (row * num_strips + strip) * NUM_RANKS
-    x = tl.load(best_ptr + first, mask=there, other=-float("inf"))
+    first = row * num_strips * NUM_RANKS
+    tops = tl.load(best_ptr + first + strip * NUM_RANKS, mask=there, other=-float("inf"))
     totals = tl.load(totals_ptr + row * num_strips + strip, mask=there, other=0.0)
-    top = tl.max(x, 0)
-    log_total = top + tl.log(tl.sum(totals * tl.exp(x - top), 0))
-    taken = tl.zeros((BLOCK,), tl.int32)
+    top = tl.max(tops, 0)
+    log_total = top + tl.log(tl.sum(totals * tl.exp(tops - top), 0))
+    at = tl.arange(0, BLOCK)
+    x = tl.load(best_ptr + first + at, mask=at < num_strips * NUM_RANKS, other=-float("inf"))
     for rank in range(NUM_RANKS):
+        # Of equals the first: strips follow one another, and in each the first came first.
         best, place = tl.max(x, 0, return_indices=True, return_indices_tie_break_left=True)
-        is_best = strip == place
-        token = tl.load(where_ptr + first + taken, mask=is_best & there, other=0)
-        tl.store(ids_ptr + row * NUM_RANKS + rank, tl.sum(token, 0))
+        tl.store(ids_ptr + row * NUM_RANKS + rank, tl.load(where_ptr + first + place))
         tl.store(log_probs_ptr + row * NUM_RANKS + rank, best - log_total)
-        taken += is_best.to(tl.int32)
-        following = tl.load(best_ptr + first + taken, mask=is_best & (taken < NUM_RANKS), other=-float("inf"))
-        x = tl.where(is_best, following, x)
+        x = tl.where(at == place, -float("inf"), x)
 
 
 def _num_warps(block: int) -> int:

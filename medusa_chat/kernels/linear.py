@@ -5,7 +5,9 @@ registers and multiplied by all rows on the tensor cores. A row's sum runs over 
 many rows there are: drafting then changes no bit of a reply.
 
 Where there are few outputs, K is split over several programs. The result is left as partial sums (S, M, N)
-for the kernel that reads them next to add up, in order: no launch and no atomics for the reduction.
+for the kernel that reads them next to add up, in order: no launch and no atomics for the reduction. They are
+rounded as a layer's output is elsewhere, to the inputs' 16 bits: of 64 rows they are as many bytes as a tenth
+of the weights. Logits, of which the largest two may be near, are asked for in float32.
 """
 
 from __future__ import annotations
@@ -71,9 +73,11 @@ def linear_reference(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
     return (out if weight.bias is None else out + weight.bias.float())[None]
 
 
-def linear(x: torch.Tensor, weight: PackedWeight, tiling: Tiling) -> torch.Tensor:
-    """x (M, K) in 16 bits -> (S, M, N) float32, whose sum over S is x W^T + bias."""
-    return _product(x, weight, tiling, each=False)
+def linear(
+    x: torch.Tensor, weight: PackedWeight, tiling: Tiling, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """x (M, K) in 16 bits -> (S, M, N) in the dtype, or x's own, whose sum over S is x W^T + bias."""
+    return _product(x, weight, tiling, dtype, each=False)
 
 
 def linear_each_reference(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor:
@@ -82,15 +86,19 @@ def linear_each_reference(x: torch.Tensor, weight: PackedWeight) -> torch.Tensor
     return all_outputs.diagonal().T[None]
 
 
-def linear_each(x: torch.Tensor, weight: PackedWeight, tiling: Tiling) -> torch.Tensor:
-    """As linear_each_reference, but partial sums (S, M, N), in one launch. x may be one row, expanded."""
-    return _product(x, weight, tiling, each=True)
+def linear_each(
+    x: torch.Tensor, weight: PackedWeight, tiling: Tiling, dtype: torch.dtype | None = None
+) -> torch.Tensor:
+    """As linear_each_reference, but partial sums as linear's, in one launch. x may be one row, expanded."""
+    return _product(x, weight, tiling, dtype, each=True)
 
 
-def _product(x: torch.Tensor, weight: PackedWeight, tiling: Tiling, *, each: bool) -> torch.Tensor:
+def _product(
+    x: torch.Tensor, weight: PackedWeight, tiling: Tiling, dtype: torch.dtype | None, *, each: bool
+) -> torch.Tensor:
     """By the op medusa_chat::linear, which takes tensors and numbers alone."""
     out: torch.Tensor = torch.ops.medusa_chat.linear.default(
-        x, weight.data, each, tiling.splits, weight.scales, weight.table, weight.lookup, weight.bias,
+        x, weight.data, each, tiling.splits, dtype or x.dtype, weight.scales, weight.table, weight.lookup, weight.bias,
         tiling.block_n, tiling.num_warps, tiling.num_stages, tiling.by_table,
     )  # fmt: skip
     return out
@@ -101,6 +109,7 @@ def _launch(
     data: torch.Tensor,
     each: bool,
     splits: int,
+    dtype: torch.dtype,
     scales: torch.Tensor | None,
     table: torch.Tensor | None,
     lookup: Sequence[int],
@@ -111,7 +120,7 @@ def _launch(
     by_table: bool,
 ) -> torch.Tensor:
     """The op: the fields of a PackedWeight and of a Tiling."""
-    out = _outputs(x, data, each, splits)
+    out = _outputs(x, data, each, splits, dtype)
     num_rows, num_inputs = x.shape
     all_outputs, num_outputs = data.shape[-2], out.shape[-1]
     block_m = 16 if each else min(MAX_ROWS, max(16, triton.next_power_of_2(num_rows)))
@@ -145,18 +154,20 @@ def _launch(
     return out
 
 
-def _outputs(x: torch.Tensor, data: torch.Tensor, each: bool, splits: int, *_: object) -> torch.Tensor:
-    """(S, M, N) float32 without values, which is all that tracers ask of the op."""
+def _outputs(
+    x: torch.Tensor, data: torch.Tensor, each: bool, splits: int, dtype: torch.dtype, *_: object
+) -> torch.Tensor:
+    """(S, M, N) without values, which is all that tracers ask of the op."""
     num_rows, all_outputs = x.shape[0], data.shape[-2]
     num_outputs = all_outputs // num_rows if each else all_outputs
-    return x.new_empty(splits, num_rows, num_outputs, dtype=torch.float32)
+    return x.new_empty(splits, num_rows, num_outputs, dtype=dtype)
 
 
 # So defined, dispatching adds 5 µs of the host to a call; by torch.library.custom_op 9, by triton_op 11.
 _LIBRARY = torch.library.Library("medusa_chat", "FRAGMENT")
 _LIBRARY.define(
-    "linear(Tensor x, Tensor data, bool each, int splits, Tensor? scales, Tensor? table, int[] lookup, "
-    "Tensor? bias, int block_n, int num_warps, int num_stages, bool by_table) -> Tensor",
+    "linear(Tensor x, Tensor data, bool each, int splits, ScalarType dtype, Tensor? scales, Tensor? table, "
+    "int[] lookup, Tensor? bias, int block_n, int num_warps, int num_stages, bool by_table) -> Tensor",
     tags=torch.Tag.pt2_compliant_tag,
 )
 _LIBRARY.impl("linear", _launch, "CompositeExplicitAutograd")
@@ -286,4 +297,4 @@ def _store(acc, out_ptr, bias_ptr, split, m, n, num_rows, end_row, num_outputs, 
         bias = tl.load(bias_ptr + first_output + n, mask=n < num_outputs, other=0.0).to(tl.float32)
         acc += tl.where(split == 0, bias, 0.0)[:, None]
     out = out_ptr + (split * num_rows + m).to(tl.int64)[None, :] * num_outputs + n[:, None]
-    tl.store(out, acc, mask=(m < end_row)[None, :] & (n < num_outputs)[:, None])
+    tl.store(out, acc.to(out_ptr.dtype.element_ty), mask=(m < end_row)[None, :] & (n < num_outputs)[:, None])

@@ -10,11 +10,11 @@ import triton.language as tl
 def add_norm_reference(
     stream: torch.Tensor, partial: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """stream (M, D) float32, partial (S, M, D) float32 or None, weight (D,) -> stream + Σ partial (M, D)
+    """stream (M, D) float32, partial (S, M, D) or None, weight (D,) -> stream + Σ partial (M, D)
     float32, and its RMS norm (M, D) in the weight's dtype.
     """
     if partial is not None:
-        stream = stream + partial.sum(0)
+        stream = stream + partial.float().sum(0)
     normed = stream * torch.rsqrt(stream.square().mean(-1, keepdim=True) + eps) * weight.float()
     return stream, normed.to(weight.dtype)
 
@@ -54,8 +54,8 @@ def _add_norm_kernel(
 
 
 def gate_reference(partial: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """partial (S, M, 2F) float32, the gate's F columns before the up-projection's -> SiLU(gate) · up."""
-    gate, up = partial.sum(0).chunk(2, -1)
+    """partial (S, M, 2F), the gate's F columns before the up-projection's -> SiLU(gate) · up."""
+    gate, up = partial.float().sum(0).chunk(2, -1)
     return (torch.nn.functional.silu(gate) * up).to(dtype)
 
 
@@ -88,8 +88,8 @@ def _gate_kernel(
 
 
 def add_silu_reference(x: torch.Tensor, partial: torch.Tensor) -> torch.Tensor:
-    """x (M, D), partial (S, M, D) float32 -> x + SiLU(Σ partial) in the dtype of x: a Medusa head's block."""
-    return (x.float() + torch.nn.functional.silu(partial.sum(0))).to(x.dtype)
+    """x (M, D), partial (S, M, D) -> x + SiLU(Σ partial) in the dtype of x: a Medusa head's block."""
+    return (x.float() + torch.nn.functional.silu(partial.float().sum(0))).to(x.dtype)
 
 
 def add_silu(x: torch.Tensor, partial: torch.Tensor) -> torch.Tensor:

@@ -42,12 +42,12 @@ def rotate_and_append_reference(
     values: KVRows,
     norms: HeadNorms | None = None,
 ) -> torch.Tensor:
-    """partial (S, M, (H + 2G)·d) float32 of the merged projection; turns (2, C, d / 2) float32, cos and sin
+    """partial (S, M, (H + 2G)·d) of the merged projection; turns (2, C, d / 2) float32, cos and sin
     of every position; length (1,) int32, rows in the cache; depths (M,) int64, a row's position behind them;
     keys and values (G, capacity, d), written at rows length, length + 1, … Returns queries (M, H, d).
     """
     num_rows, dim = partial.shape[1], shape.head_dim
-    heads = partial.sum(0).view(num_rows, -1, dim)  # (M, H + 2G, d)
+    heads = partial.float().sum(0).view(num_rows, -1, dim)  # (M, H + 2G, d)
     query, key, value = heads.split([shape.num_heads, shape.num_kv_heads, shape.num_kv_heads], dim=1)
     if norms is not None:
         query, key = (

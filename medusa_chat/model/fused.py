@@ -37,8 +37,12 @@ class Product:
     tiling: Tiling
 
     def __call__(self, x: torch.Tensor) -> torch.Tensor:
-        """x (M, K) -> partial sums (S, M, N) float32."""
+        """x (M, K) -> partial sums (S, M, N) in the dtype of x."""
         return linear(x, self.weight, self.tiling)
+
+    def logits(self, x: torch.Tensor) -> torch.Tensor:
+        """x (M, K) -> (M, N) float32."""
+        return summed(linear(x, self.weight, self.tiling, torch.float32))
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,7 +56,7 @@ class _Layer:
     down: Product
 
     def mlp(self, normed: torch.Tensor) -> torch.Tensor:
-        """(M, D) -> partial sums (S, M, D) float32."""
+        """(M, D) -> partial sums (S, M, D)."""
         return self.down(gate(self.gate_up(normed), normed.dtype))
 
 
@@ -129,7 +133,7 @@ class FusedModel(BaseModel):
         else:
             rows = self.lm_head_weight[vocabulary]  # (V', D)
             return lambda hidden: F.linear(hidden, rows)
-        return lambda hidden: summed(product(hidden))
+        return product.logits
 
     def forward(
         self,
@@ -161,7 +165,7 @@ class FusedModel(BaseModel):
     def logits(self, hidden: torch.Tensor) -> torch.Tensor:
         """(…, n, D) hidden states -> (…, n, V) float32 logits."""
         flat = hidden.reshape(-1, self.hidden_size)
-        return summed(self._output(flat)).view(*hidden.shape[:-1], self.vocab_size)
+        return self._output.logits(flat).view(*hidden.shape[:-1], self.vocab_size)
 
     def reserve(self, cache: KVCache, num_rows: int) -> None:
         """Makes room for so many rows behind the committed ones."""

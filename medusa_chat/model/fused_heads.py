@@ -74,4 +74,4 @@ class FusedHeads(MedusaHeads):
             return self.shared_logits(x, base)
         weight, tiling = self._lm_heads.weight, self._lm_heads.tiling
         is_one = weight.num_outputs == self.lm_head_size
-        return summed((linear if is_one else linear_each)(x, weight, tiling))
+        return summed((linear if is_one else linear_each)(x, weight, tiling, torch.float32))

@@ -51,12 +51,12 @@ class ProductLayer(nn.Module):
         return self._gate_up.weight.num_bytes + self._down.weight.num_bytes
 
     def partial(self, u: torch.Tensor) -> torch.Tensor:
-        """(n, D or 2D) -> partial sums (S, n, D) float32."""
+        """(n, D or 2D) -> partial sums (S, n, D)."""
         return self._down(gate(self._gate_up(u), u.dtype))
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """(n, D or 2D) -> (n, D)."""
-        return self.partial(u).sum(0).to(u.dtype)
+        return self.partial(u).float().sum(0).to(u.dtype)
 
 
 def draft_product(weight: torch.Tensor, base: FusedModel) -> Product:

@@ -44,7 +44,7 @@ def rows_of(values: torch.Tensor, precision: KVPrecision) -> KVRows:
 @pytest.mark.parametrize("num_parts", [0, 1, 3])
 def test_add_norm(num_parts: int) -> None:
     stream, weight = torch.randn(5, 70, device=DEVICE), torch.rand(70, device=DEVICE).to(DTYPE)
-    partial = torch.randn(num_parts, 5, 70, device=DEVICE) if num_parts else None
+    partial = torch.randn(num_parts, 5, 70, device=DEVICE).to(DTYPE) if num_parts else None
     for ours, reference in zip(
         add_norm(stream, partial, weight, 1e-5),
         add_norm_reference(stream, partial, weight, 1e-5),
@@ -54,14 +54,14 @@ def test_add_norm(num_parts: int) -> None:
 
 
 def test_gate() -> None:
-    partial = torch.randn(2, 3, 2 * 1100, device=DEVICE)
+    partial = torch.randn(2, 3, 2 * 1100, device=DEVICE).to(DTYPE)
     torch.testing.assert_close(gate(partial, DTYPE), gate_reference(partial, DTYPE), rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("shared", [True, False])
 def test_add_silu(shared: bool) -> None:
     x = torch.randn(1 if shared else 3, 1100, device=DEVICE).to(DTYPE).expand(3, -1)
-    partial = torch.randn(2, 3, 1100, device=DEVICE)
+    partial = torch.randn(2, 3, 1100, device=DEVICE).to(DTYPE)
     torch.testing.assert_close(add_silu(x, partial), add_silu_reference(x, partial), rtol=2e-3, atol=1e-4)
 
 
@@ -83,7 +83,7 @@ def test_rotate_and_append(shape: HeadShape, with_norms: bool, precision: KVPrec
     norms = None
     if with_norms:
         norms = HeadNorms(torch.rand(dim, device=DEVICE), torch.rand(dim, device=DEVICE), 1e-6)
-    partial = torch.randn(2, 5, (shape.num_heads + 2 * shape.num_kv_heads) * dim, device=DEVICE)
+    partial = torch.randn(2, 5, (shape.num_heads + 2 * shape.num_kv_heads) * dim, device=DEVICE).to(DTYPE)
     turns = torch.randn(2, 40, dim // 2, device=DEVICE)
     length = torch.tensor([9], dtype=torch.int32, device=DEVICE)
     depths = torch.tensor(DEPTHS, device=DEVICE)

@@ -137,9 +137,10 @@ def test_products_equal_the_reference(
 ) -> None:
     weight = packed(kind, outputs, inputs, dtype, bias=rows % 2 == 1)
     x = torch.randn(rows, inputs, device=DEVICE).to(dtype)
-    parts = linear(x, weight, Tiling(splits, 64))
+    parts = linear(x, weight, Tiling(splits, 64), torch.float32)
     assert parts.shape == (splits, rows, outputs)
     torch.testing.assert_close(parts.sum(0), linear_reference(x, weight)[0], rtol=2e-3, atol=2e-3)
+    assert torch.equal(linear(x, weight, Tiling(splits, 64)), parts.to(dtype))
 
 
 @pytest.mark.parametrize("kind", ["4bit", "int8", "float"])
@@ -150,9 +151,10 @@ def test_each_row_has_a_layer_of_its_own(
 ) -> None:
     weight = packed(kind, rows * outputs, inputs, DTYPES[0], bias=not shared)
     x = torch.randn(1 if shared else rows, inputs, device=DEVICE).to(DTYPES[0]).expand(rows, -1)
-    parts = linear_each(x, weight, Tiling(splits, 64))
+    parts = linear_each(x, weight, Tiling(splits, 64), torch.float32)
     assert parts.shape == (splits, rows, outputs)
     torch.testing.assert_close(parts.sum(0), linear_each_reference(x, weight)[0], rtol=2e-3, atol=2e-3)
+    assert torch.equal(linear_each(x, weight, Tiling(splits, 64)), parts.to(DTYPES[0]))
 
 
 @pytest.mark.parametrize("kind", ["4bit", "int8", "float"])
@@ -161,7 +163,7 @@ def test_the_op_is_what_it_says_to_tracers(kind: str, each: bool) -> None:
     weight = packed(kind, 3 * 70, 320, DTYPES[0], bias=each)
     x = torch.randn(3, 320, device=DEVICE).to(DTYPES[0])
     fields = weight.scales, weight.table, weight.lookup, weight.bias
-    torch.library.opcheck(torch.ops.medusa_chat.linear, (x, weight.data, each, 2, *fields, 64, 4, 3, False))
+    torch.library.opcheck(torch.ops.medusa_chat.linear, (x, weight.data, each, 2, x.dtype, *fields, 64, 4, 3, False))
 
 
 @pytest.mark.parametrize("kind", ["4bit", "int8", "float"])
@@ -184,9 +186,9 @@ def test_a_row_has_the_same_bits_in_any_company(kind: str, outputs: int, inputs:
     weight = packed(kind, outputs, inputs, torch.bfloat16)
     x = torch.randn(150, inputs, device=DEVICE).bfloat16()
     tiling = default_tiling(weight, x.device)
-    together = linear(x, weight, tiling).sum(0)
+    together = linear(x, weight, tiling, torch.float32)
     for count in (1, 4, 17, 40, 64):
-        assert torch.equal(linear(x[:count], weight, tiling).sum(0), together[:count])
+        assert torch.equal(linear(x[:count], weight, tiling, torch.float32), together[:, :count])
 
 
 @ON_GPU
