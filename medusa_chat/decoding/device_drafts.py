@@ -28,7 +28,8 @@ def draft_on_device(
     num_nodes: int,
     sizes: tuple[int, ...],
 ) -> tuple[Draft, torch.Tensor]:
-    """The best num_nodes of the frame, and how many tokens to expect of drafts of these sizes, (S,) float32.
+    """The best num_nodes of the frame; and how many tokens to expect of drafts of these sizes, and the
+    depth of this one: (S + 1,) float32.
 
     hidden (1, D): of the last token before the root, root (1,) int64. chain: asked for when the heads have
     guessed.

@@ -199,16 +199,14 @@ class StepGraphs:
         all_hidden = base.run(draft.ids, store, placement)  # (N, D)
         logits = base.logits(all_hidden)  # (N, V)
         # Accept
-        places = self._state.length + draft.depths
-        chosen = choose_rows(logits, self._options, self._uniforms[places])
-        path, num_kept, result = accept(
+        chosen = choose_rows(logits, self._options, self._uniforms, self._state.length, draft.depths)
+        path, before, result = accept(
             chosen, draft.ids, draft.parents, draft.depths, draft.paths, all_hidden, self._state, expected
         )
         # Commit
         if len(draft) > 1:
             for part in store.parts:
-                keep_path(part, self._state.length, path)
-        self._state.length.add_(num_kept)
+                keep_path(part, before, path)
         return result
 
     def _draft(self, plan: Plan, num_places: int) -> tuple[Draft, torch.Tensor]:
@@ -231,10 +229,9 @@ class StepGraphs:
 
         num_nodes = _num_nodes(plan)
         sizes = (*_sizes_of(frame), num_nodes)
-        draft, expected = draft_on_device(
+        return draft_on_device(
             frame, self._base, self._heads, state.hidden, state.root, rejoined, num_nodes, sizes
         )
-        return draft, torch.cat([expected, draft.depths[-1:].float()])  # its last node is a deepest one
 
 
 def _sizes_of(frame: Candidates | Growth) -> tuple[int, ...]:

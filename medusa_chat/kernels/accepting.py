@@ -34,34 +34,34 @@ def accept(
     state: StepState,
     expected: torch.Tensor,
 ) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
-    """Renews the state but for its length, and gives path, num_kept and result.
+    """Renews the state, and gives path, before and result.
 
     chosen (N,): the base model's token after each node; ids … paths: as decoding's Draft; hidden (N, D);
-    expected (S,) float32. path (W,) int64: the nodes kept and then the last of them again. num_kept (1,)
-    int32. result (1 + W + S,) float64: num_kept, the tokens that the step brought, of which the last repeats
-    itself, and expected.
+    expected (S,) float32. path (W,) int64: the nodes kept and then the last of them again. before (1,) int32:
+    what was committed until now. result (1 + W + S,) float64: how many nodes are kept, the tokens that the
+    step brought, of which the last repeats itself, and expected.
     """
     num_nodes, width = paths.shape
     path = torch.empty(width, dtype=torch.int64, device=ids.device)
     result = torch.empty(1 + width + len(expected), dtype=torch.float64, device=ids.device)
-    num_kept = torch.empty(1, dtype=torch.int32, device=ids.device)
+    before = torch.empty(1, dtype=torch.int32, device=ids.device)
     scratch = torch.empty(num_nodes, dtype=torch.int32, device=ids.device)
     _accept_kernel[(1,)](
         chosen, ids, parents, depths, paths, hidden, expected,
-        state.root, state.hidden, state.length, state.text, path, num_kept, result, scratch,
+        state.root, state.hidden, state.length, state.text, path, before, result, scratch,
         hidden.shape[1],
         NUM_NODES=num_nodes, BLOCK=max(2, triton.next_power_of_2(num_nodes)),
         WIDTH=width, WIDTH_BLOCK=triton.next_power_of_2(width),
         SIZES=len(expected), SIZES_BLOCK=max(2, triton.next_power_of_2(len(expected))),
         HIDDEN_BLOCK=triton.next_power_of_2(hidden.shape[1]),
     )  # fmt: skip
-    return path, num_kept, result
+    return path, before, result
 
 
 @triton.jit
 def _accept_kernel(
     chosen_ptr, ids_ptr, parents_ptr, depths_ptr, paths_ptr, hidden_ptr, expected_ptr,
-    root_ptr, last_hidden_ptr, length_ptr, text_ptr, path_ptr, num_kept_ptr, result_ptr, scratch_ptr,
+    root_ptr, last_hidden_ptr, length_ptr, text_ptr, path_ptr, before_ptr, result_ptr, scratch_ptr,
     hidden_size,
     NUM_NODES: tl.constexpr, BLOCK: tl.constexpr, WIDTH: tl.constexpr, WIDTH_BLOCK: tl.constexpr,
     SIZES: tl.constexpr, SIZES_BLOCK: tl.constexpr, HIDDEN_BLOCK: tl.constexpr,
@@ -86,9 +86,12 @@ def _accept_kernel(
     tl.store(path_ptr + column, path, mask=wide)
     # What was chosen after each node kept is the next node's token, or the next root.
     emitted = tl.load(chosen_ptr + path, mask=wide, other=0)
-    tl.store(text_ptr + tl.load(length_ptr) + 1 + column, emitted, mask=wide)
+    length = tl.load(length_ptr)
+    tl.store(text_ptr + length + 1 + column, emitted, mask=wide)
     tl.store(root_ptr, tl.load(chosen_ptr + last))
-    tl.store(num_kept_ptr, deepest + 1)
+    tl.store(before_ptr, length)
+    tl.debug_barrier()  # all threads have read it
+    tl.store(length_ptr, length + deepest + 1)
     tl.store(result_ptr, (deepest + 1).to(tl.float64))
     tl.store(result_ptr + 1 + column, emitted.to(tl.float64), mask=wide)
     if SIZES > 0:

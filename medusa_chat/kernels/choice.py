@@ -39,7 +39,8 @@ def rank_guesses(logits: torch.Tensor, num_ranks: int) -> tuple[torch.Tensor, to
     block = triton.next_power_of_2(num_strips * num_ranks)
     _rank_best_kernel[(num_rows,)](
         best, where, totals, ids, log_probs, num_strips,
-        NUM_RANKS=num_ranks, BLOCK=block, STRIPS_BLOCK=triton.next_power_of_2(num_strips),
+        NUM_RANKS=num_ranks, RANKS_BLOCK=triton.next_power_of_2(num_ranks),
+        BLOCK=block, STRIPS_BLOCK=triton.next_power_of_2(num_strips),
         num_warps=min(16, max(1, block // 512)),
     )  # fmt: skip
     return ids, log_probs
@@ -67,7 +68,7 @@ def _rank_strips_kernel(
 @triton.jit
 def _rank_best_kernel(
     best_ptr, where_ptr, totals_ptr, ids_ptr, log_probs_ptr, num_strips,
-    NUM_RANKS: tl.constexpr, BLOCK: tl.constexpr, STRIPS_BLOCK: tl.constexpr,
+    NUM_RANKS: tl.constexpr, RANKS_BLOCK: tl.constexpr, BLOCK: tl.constexpr, STRIPS_BLOCK: tl.constexpr,
 ):  # fmt: skip
     """The best of all strips' best, which are held in registers: no rank waits for memory."""
     row = tl.program_id(0)
@@ -80,12 +81,19 @@ def _rank_best_kernel(
     log_total = top + tl.log(tl.sum(totals * tl.exp(tops - top), 0))
     at = tl.arange(0, BLOCK)
     x = tl.load(best_ptr + first + at, mask=at < num_strips * NUM_RANKS, other=-float("inf"))
+    ranks = tl.arange(0, RANKS_BLOCK)
+    places = tl.zeros((RANKS_BLOCK,), tl.int32)
+    bests = tl.zeros((RANKS_BLOCK,), tl.float32)
     for rank in range(NUM_RANKS):
         # Of equals the first: strips follow one another, and in each the first came first.
         best, place = tl.max(x, 0, return_indices=True, return_indices_tie_break_left=True)
-        tl.store(ids_ptr + row * NUM_RANKS + rank, tl.load(where_ptr + first + place))
-        tl.store(log_probs_ptr + row * NUM_RANKS + rank, best - log_total)
+        places = tl.where(ranks == rank, place, places)
+        bests = tl.where(ranks == rank, best, bests)
         x = tl.where(at == place, -float("inf"), x)
+    out = row * NUM_RANKS + ranks
+    tokens = tl.load(where_ptr + first + places, mask=ranks < NUM_RANKS, other=0)
+    tl.store(ids_ptr + out, tokens, mask=ranks < NUM_RANKS)
+    tl.store(log_probs_ptr + out, bests - log_total, mask=ranks < NUM_RANKS)
 
 
 def _num_warps(block: int) -> int:
@@ -93,16 +101,22 @@ def _num_warps(block: int) -> int:
     return min(32, max(4, block // 2048))
 
 
-def choose_rows(logits: torch.Tensor, options: torch.Tensor, uniforms: torch.Tensor) -> torch.Tensor:
+def choose_rows(
+    logits: torch.Tensor,
+    options: torch.Tensor,
+    uniforms: torch.Tensor,
+    length: torch.Tensor,
+    depths: torch.Tensor,
+) -> torch.Tensor:
     """logits (M, V) float32; options (4,) float32: temperature (0: greedy), top-k (0: off), top-p, min-p;
-    uniforms (M,) float32 in [0, 1) -> token ids (M,) int64, as decoding.sampling.choose_rows, whose test
-    compares both.
+    uniforms (C,) float32 in [0, 1), one for each position; length (1,) int32 and depths (M,) int64, whose sum
+    is a row's -> token ids (M,) int64, as decoding.sampling.choose_rows, whose test compares both.
     """
     num_rows, vocab_size = logits.shape
     ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     block = triton.next_power_of_2(vocab_size)
     _choose_kernel[(num_rows,)](
-        logits, options, uniforms, ids, vocab_size, BLOCK=block, num_warps=_num_warps(block)
+        logits, options, uniforms, length, depths, ids, vocab_size, BLOCK=block, num_warps=_num_warps(block)
     )
     return ids
 
@@ -115,7 +129,9 @@ def _ordered_bits(x):
 
 
 @triton.jit
-def _choose_kernel(logits_ptr, options_ptr, uniforms_ptr, ids_ptr, vocab_size, BLOCK: tl.constexpr):
+def _choose_kernel(
+    logits_ptr, options_ptr, uniforms_ptr, length_ptr, depths_ptr, ids_ptr, vocab_size, BLOCK: tl.constexpr
+):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)
     at = tl.arange(0, BLOCK)
     x = tl.load(logits_ptr + row * vocab_size + at, mask=at < vocab_size, other=-float("inf"))
@@ -147,7 +163,8 @@ def _choose_kernel(logits_ptr, options_ptr, uniforms_ptr, ids_ptr, vocab_size, B
             weights = tl.where(order >= low, weights, 0.0)
         weights = tl.where(weights >= min_p, weights, 0.0)  # the most probable weighs 1
         # The first token at which the running sum exceeds the uniform's share.
-        share = tl.load(uniforms_ptr + row) * tl.sum(weights, 0)
+        position = tl.load(length_ptr) + tl.load(depths_ptr + row)
+        share = tl.load(uniforms_ptr + position) * tl.sum(weights, 0)
         low, high = 0, tl.max(tl.where(weights > 0.0, at, 0), 0)
         for _ in range(20):
             middle = (low + high) // 2

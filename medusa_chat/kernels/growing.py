@@ -173,8 +173,8 @@ def _level_kernel(
 
 @dataclass(frozen=True, slots=True)
 class Chosen:
-    """N nodes as decoding's Draft has them: ids, parents, depths (N,), paths (N, W) int64; expected (sizes,)
-    float32: tokens to expect of a draft of each of the sizes asked for.
+    """N nodes as decoding's Draft has them: ids, parents, depths (N,), paths (N, W) int64; expected (S + 1,)
+    float32: tokens to expect of a draft of each of the sizes asked for, and the largest of the depths.
     """
 
     ids: torch.Tensor
@@ -201,14 +201,15 @@ def choose_nodes(
     chain_nodes, chain_ids, chain_log_probs = chain if chain is not None else (None, None, None)
     chosen = torch.empty(3, num_nodes, dtype=torch.int64, device=device)
     paths = torch.empty(num_nodes, width, dtype=torch.int64, device=device)
-    expected = torch.empty(len(sizes), dtype=torch.float32, device=device)
+    expected = torch.empty(len(sizes) + 1, dtype=torch.float32, device=device)
     scratch = torch.empty(total, dtype=torch.float32, device=device)
     numbers = torch.empty(total + 1, dtype=torch.int64, device=device)
     _choose_kernel[(1,)](
         nodes.joint, nodes.ids, nodes.parents, nodes.ancestors, depths,
         chain_nodes, chain_ids, chain_log_probs, sizes, scratch, numbers, chosen, paths, expected,
         TOTAL=total, NUM_NODES=num_nodes, WIDTH=width, WIDTH_BLOCK=triton.next_power_of_2(width),
-        NUM_HEADS=num_heads, CHAIN=0 if chain_nodes is None else len(chain_nodes), NUM_SIZES=len(sizes),
+        NUM_HEADS=num_heads, CHAIN=0 if chain_nodes is None else len(chain_nodes),
+        NUM_SIZES=len(sizes), SIZES_BLOCK=triton.next_power_of_2(len(sizes)),
         BLOCK=triton.next_power_of_2(total), STRIP=32, num_warps=8,
     )  # fmt: skip
     ids, parents, chosen_depths = chosen.unbind()
@@ -220,7 +221,7 @@ def _choose_kernel(
     joint_ptr, ids_ptr, parents_ptr, lines_ptr, depths_ptr, chain_ptr, chain_ids_ptr, chain_log_probs_ptr,
     sizes_ptr, scratch_ptr, numbers_ptr, chosen_ptr, paths_ptr, expected_ptr,
     TOTAL: tl.constexpr, NUM_NODES: tl.constexpr, WIDTH: tl.constexpr, WIDTH_BLOCK: tl.constexpr,
-    NUM_HEADS: tl.constexpr, CHAIN: tl.constexpr, NUM_SIZES: tl.constexpr,
+    NUM_HEADS: tl.constexpr, CHAIN: tl.constexpr, NUM_SIZES: tl.constexpr, SIZES_BLOCK: tl.constexpr,
     BLOCK: tl.constexpr, STRIP: tl.constexpr,
 ):  # fmt: skip
     at = tl.arange(0, BLOCK)
@@ -265,10 +266,12 @@ def _choose_kernel(
         before = (other[:, None] == joint[None, :]) & (other_at[:, None] < at[None, :])
         before = (before | (other[:, None] > joint[None, :])) & (other_at < TOTAL)[:, None]
         rank += tl.sum(before.to(tl.int32), 0)
-    for place in tl.static_range(NUM_SIZES):
-        is_in = inside & (rank < tl.load(sizes_ptr + place))
-        tl.store(expected_ptr + place, tl.sum(tl.where(is_in, tl.exp(joint), 0.0), 0))
+    size = tl.arange(0, SIZES_BLOCK)
+    wanted = tl.load(sizes_ptr + size, mask=size < NUM_SIZES, other=0)
+    hopes = tl.where(inside[None, :] & (rank[None, :] < wanted[:, None]), tl.exp(joint)[None, :], 0.0)
+    tl.store(expected_ptr + size, tl.sum(hopes, 1), mask=size < NUM_SIZES)
     chosen = inside & (rank < NUM_NODES)
+    tl.store(expected_ptr + NUM_SIZES, tl.max(tl.where(chosen, depths, 0), 0).to(tl.float32))
     number = tl.cumsum(chosen.to(tl.int32), 0) - 1
     tl.store(numbers_ptr + at, tl.where(chosen, number, -1).to(tl.int64), mask=inside)
     tl.store(numbers_ptr + TOTAL, tl.full((), -1, tl.int64))

@@ -98,7 +98,8 @@ def _product(
 ) -> torch.Tensor:
     """By the op medusa_chat::linear, which takes tensors and numbers alone."""
     out: torch.Tensor = torch.ops.medusa_chat.linear.default(
-        x, weight.data, each, tiling.splits, dtype or x.dtype, weight.scales, weight.table, weight.lookup, weight.bias,
+        x, weight.data, each, tiling.splits, dtype or x.dtype,
+        weight.scales, weight.table, weight.lookup, weight.bias,
         tiling.block_n, tiling.num_warps, tiling.num_stages, tiling.by_table,
     )  # fmt: skip
     return out

@@ -23,12 +23,37 @@ def add_norm(
     stream: torch.Tensor, partial: torch.Tensor | None, weight: torch.Tensor, eps: float
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """As add_norm_reference, in one launch."""
-    num_rows, size = stream.shape
-    summed = torch.empty_like(stream)
-    normed = torch.empty_like(stream, dtype=weight.dtype)
+    return _normed(stream, None, partial, weight, eps, len(stream))
+
+
+def embed_norm_reference(
+    ids: torch.Tensor, embedding: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """ids (M,), embedding (V, D) -> the tokens' rows (M, D) float32, and their norm as add_norm's."""
+    return add_norm_reference(embedding[ids].float(), None, weight, eps)
+
+
+def embed_norm(
+    ids: torch.Tensor, embedding: torch.Tensor, weight: torch.Tensor, eps: float
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """As embed_norm_reference, in one launch."""
+    return _normed(embedding, ids, None, weight, eps, len(ids))
+
+
+def _normed(
+    stream: torch.Tensor,
+    ids: torch.Tensor | None,
+    partial: torch.Tensor | None,
+    weight: torch.Tensor,
+    eps: float,
+    num_rows: int,
+) -> tuple[torch.Tensor, torch.Tensor]:
+    size = stream.shape[1]
+    summed = torch.empty(num_rows, size, dtype=torch.float32, device=stream.device)
+    normed = torch.empty_like(summed, dtype=weight.dtype)
     block = triton.next_power_of_2(size)
-    _add_norm_kernel[(num_rows,)](
-        stream, partial, weight, summed, normed, eps, num_rows, size,
+    _norm_kernel[(num_rows,)](
+        stream, ids, partial, weight, summed, normed, eps, num_rows, size,
         NUM_PARTS=0 if partial is None else partial.shape[0], BLOCK=block,
         num_warps=min(32, max(4, block // 128)),
     )  # fmt: skip
@@ -36,15 +61,19 @@ def add_norm(
 
 
 @triton.jit(do_not_specialize=["num_rows"])
-def _add_norm_kernel(
-    stream_ptr, partial_ptr, weight_ptr, summed_ptr, normed_ptr, eps, num_rows, size,
+def _norm_kernel(
+    stream_ptr, ids_ptr, partial_ptr, weight_ptr, summed_ptr, normed_ptr, eps, num_rows, size,
     NUM_PARTS: tl.constexpr, BLOCK: tl.constexpr,
 ):  # fmt: skip
+    """ids: which rows of the stream come first, second, …; None if each is where it stands."""
     row = tl.program_id(0)
     at = tl.arange(0, BLOCK)
     inside = at < size
     weight = tl.load(weight_ptr + at, mask=inside, other=0.0)  # no load is moved ahead of the sum's barrier
-    x = tl.load(stream_ptr + row * size + at, mask=inside, other=0.0)
+    source = row.to(tl.int64)
+    if ids_ptr is not None:
+        source = tl.load(ids_ptr + row)
+    x = tl.load(stream_ptr + source * size + at, mask=inside, other=0.0).to(tl.float32)
     for part in tl.static_range(NUM_PARTS):
         x += tl.load(partial_ptr + (part * num_rows + row) * size + at, mask=inside, other=0.0)
     tl.store(summed_ptr + row * size + at, x, mask=inside)

@@ -18,7 +18,7 @@ from medusa_chat.kernels.attention import MAX_DEPTH, Placement, attention, runs_
 from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.kernels.linear import Tiling, default_tiling, linear
 from medusa_chat.kernels.packing import PackedWeight
-from medusa_chat.kernels.pointwise import add_norm, gate
+from medusa_chat.kernels.pointwise import add_norm, embed_norm, gate
 from medusa_chat.kernels.rotary import HeadNorms, HeadShape, rotate_and_append
 from medusa_chat.model.base import BaseModel
 from medusa_chat.model.cache import KVCache
@@ -177,8 +177,7 @@ class FusedModel(BaseModel):
         Only device memory is read and written: a CUDA graph can hold it.
         """
         norms = [*(layer.input_norm for layer in self._layers), self._norm]
-        stream = F.embedding(ids, self.embedding).float()  # (M, D)
-        stream, normed = add_norm(stream, None, norms[0], self._eps)
+        stream, normed = embed_norm(ids, self.embedding, norms[0], self._eps)  # (M, D) each
         # Partial sums have no names: what is added up is free, and attention takes that memory.
         for number, (layer, next_norm) in enumerate(zip(self._layers, norms[1:], strict=True)):
             keys, values = store[number, 0, 0], store[number, 1, 0]

@@ -34,18 +34,18 @@ def test_as_decoding_accepts(num_nodes: int) -> None:
             torch.tensor([5], dtype=torch.int32, device=DEVICE),
             torch.full((40,), -1, device=DEVICE),
         )
-        path, count, result = accept(
+        path, before, result = accept(
             chosen, draft.ids, draft.parents, draft.depths, draft.paths, hidden, state, expected
         )
         wanted_path, num_kept, next_root, emitted = accept_on_device(chosen, draft)
         assert torch.equal(path, wanted_path)
-        assert int(count) == int(num_kept)
+        assert int(before) == 5
         assert result.tolist() == pytest.approx([int(num_kept), *emitted.tolist(), *expected.tolist()])
         assert int(state.root) == int(next_root)
         assert torch.equal(state.hidden[0], hidden[wanted_path[-1]])
         width = len(emitted)
         assert state.text.tolist() == [-1] * 6 + emitted.tolist() + [-1] * (34 - width)
-        assert int(state.length) == 5
+        assert int(state.length) == 5 + int(num_kept)
         kept.add(int(num_kept))
     assert len(kept) > 1 or num_nodes == 1
 

@@ -25,6 +25,13 @@ def test_guesses_are_ranked_the_first_of_equals_first(vocab_size: int) -> None:
     torch.testing.assert_close(log_probs, expected, rtol=1e-4, atol=1e-5)
 
 
+def placed(uniforms: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Each row's (M,), as those of positions: of M rows behind 7, the last first."""
+    length = torch.tensor([7], dtype=torch.int32, device=DEVICE)
+    depths = torch.arange(len(uniforms) - 1, -1, -1, device=DEVICE)
+    return torch.cat([torch.rand(7, device=DEVICE), uniforms.flip(0)]), length, depths
+
+
 @pytest.mark.parametrize(
     "settings",
     [
@@ -41,7 +48,7 @@ def test_tokens_equal_the_plain_way(settings: dict[str, Any]) -> None:
     logits = torch.randn(40, 300, device=DEVICE) * 2
     uniforms = torch.rand(40, device=DEVICE)
     packed = torch.tensor([options.temperature, options.top_k, options.top_p, options.min_p], device=DEVICE)
-    ours = choose_rows(logits, packed, uniforms)
+    ours = choose_rows(logits, packed, *placed(uniforms))
     expected = sampling.choose_rows(logits, options, uniforms)
     # Where a uniform falls within rounding of a step of the sum, neither token is wrong.
     assert (ours == expected).sum() >= 39
@@ -51,6 +58,6 @@ def test_the_first_of_equals_is_the_greedy_choice() -> None:
     logits = torch.zeros(2, 100, device=DEVICE)
     logits[1, [30, 60]] = 5.0
     greedy = choose_rows(
-        logits, torch.tensor([0.0, 0.0, 1.0, 0.0], device=DEVICE), torch.rand(2, device=DEVICE)
+        logits, torch.tensor([0.0, 0.0, 1.0, 0.0], device=DEVICE), *placed(torch.rand(2, device=DEVICE))
     )
     assert greedy.tolist() == [0, 30]

@@ -15,6 +15,8 @@ from medusa_chat.kernels.pointwise import (
     add_norm_reference,
     add_silu,
     add_silu_reference,
+    embed_norm,
+    embed_norm_reference,
     gate,
     gate_reference,
 )
@@ -51,6 +53,15 @@ def test_add_norm(num_parts: int) -> None:
         strict=True,
     ):
         torch.testing.assert_close(ours, reference, rtol=2e-3, atol=1e-4)
+
+
+def test_embed_norm() -> None:
+    embedding, weight = torch.randn(30, 70, device=DEVICE).to(DTYPE), torch.rand(70, device=DEVICE).to(DTYPE)
+    ids = torch.tensor([7, 0, 29, 7], device=DEVICE)
+    ours, normed = embed_norm(ids, embedding, weight, 1e-5)
+    stream, expected = embed_norm_reference(ids, embedding, weight, 1e-5)
+    assert torch.equal(ours, stream)
+    torch.testing.assert_close(normed, expected, rtol=2e-3, atol=1e-4)
 
 
 def test_gate() -> None:

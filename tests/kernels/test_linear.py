@@ -163,7 +163,9 @@ def test_the_op_is_what_it_says_to_tracers(kind: str, each: bool) -> None:
     weight = packed(kind, 3 * 70, 320, DTYPES[0], bias=each)
     x = torch.randn(3, 320, device=DEVICE).to(DTYPES[0])
     fields = weight.scales, weight.table, weight.lookup, weight.bias
-    torch.library.opcheck(torch.ops.medusa_chat.linear, (x, weight.data, each, 2, x.dtype, *fields, 64, 4, 3, False))
+    torch.library.opcheck(
+        torch.ops.medusa_chat.linear, (x, weight.data, each, 2, x.dtype, *fields, 64, 4, 3, False)
+    )
 
 
 @pytest.mark.parametrize("kind", ["4bit", "int8", "float"])
