@@ -26,7 +26,7 @@ from medusa_chat.decoding.planning import TREE_SIZES, Plan, plain_plan
 from medusa_chat.decoding.proposing import propose_static
 from medusa_chat.kernels.accepting import StepState, accept
 from medusa_chat.kernels.attention import MAX_DEPTH, Placement, runs_reached
-from medusa_chat.kernels.beside import beside, rejoin
+from medusa_chat.kernels.beside import beside, branch_off, rejoin
 from medusa_chat.kernels.choice import choose_rows, rank_guesses
 from medusa_chat.kernels.keeping import keep_path
 from medusa_chat.kernels.kv_rows import KVRows
@@ -219,6 +219,7 @@ class StepGraphs:
             return draft, self._options[:0]
         chain = None
         if len(frame.chain) > 0:
+            branch_off(self._base.device)
             with beside(self._base.device):
                 chain = look_up(state.text[:num_places], state.length[0].long() + 1)
 

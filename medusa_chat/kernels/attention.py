@@ -22,7 +22,7 @@ import torch
 import triton
 import triton.language as tl
 
-from medusa_chat.kernels.beside import beside, rejoin
+from medusa_chat.kernels.beside import beside, branch_off, rejoin
 from medusa_chat.kernels.kv_rows import KVRows
 from medusa_chat.kernels.rotary import HeadShape
 from medusa_chat.kernels.shared_memory import run_beside_others
@@ -92,7 +92,7 @@ def attention(
     placement: Placement,
     scale: float,
 ) -> torch.Tensor:
-    """As attention_reference, in two launches."""
+    """As attention_reference, in three launches."""
     num_rows, num_heads, dim = queries.shape
     group = num_heads // shape.num_kv_heads
     num_tiles = triton.cdiv(num_rows * group, _BLOCK_ROWS)
@@ -107,6 +107,12 @@ def attention(
     sizes = {"HEADS": num_heads, "DIM": dim, "BLOCK_DIM": triton.next_power_of_2(dim)}
     scale_2 = scale * 1.4426950408889634  # powers of two are cheaper than of e
     run_beside_others(_gathered_kernel.__name__)
+    branch_off(queries.device)
+    # First, for they take longest: what is launched first finds its place first.
+    _runs_kernel[(placement.num_runs, shape.num_kv_heads, num_tiles)](
+        queries, *cached, *where, parts, sums, num_rows, num_parts, keys.row_stride, scale_2,
+        **sizes, GROUP=group, BLOCK_ROWS=_BLOCK_ROWS, BLOCK_KEYS=64, num_warps=4, num_stages=3,
+    )  # fmt: skip
     with beside(queries.device):
         # Many small programs: where a warp waits for its few keys others run.
         _gathered_kernel[(num_rows, num_heads)](
@@ -114,10 +120,6 @@ def attention(
             **sizes, GROUP=group, WIDTH=0 if placement.paths is None else placement.paths.shape[1],
             num_warps=1,
         )  # fmt: skip
-    _runs_kernel[(placement.num_runs, shape.num_kv_heads, num_tiles)](
-        queries, *cached, *where, parts, sums, num_rows, num_parts, keys.row_stride, scale_2,
-        **sizes, GROUP=group, BLOCK_ROWS=_BLOCK_ROWS, BLOCK_KEYS=64, num_warps=4, num_stages=3,
-    )  # fmt: skip
     rejoin(queries.device)
     _join_kernel[(num_rows, num_heads)](parts, sums, *where, out, num_parts, **sizes, num_warps=1)
     return out

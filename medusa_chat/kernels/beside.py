@@ -13,18 +13,19 @@ from functools import cache
 import torch
 
 
+def branch_off(device: torch.device) -> None:
+    """From here on a second stream runs beside the current one, behind all launched before."""
+    if device.type == "cuda":
+        _second_stream(device).wait_stream(torch.cuda.current_stream(device))
+
+
 @contextmanager
 def beside(device: torch.device) -> Iterator[None]:
-    """Launches go to a second stream, behind all launched before; what follows the block runs beside them.
-
-    Tensors in use there must outlive `rejoin`.
-    """
+    """Launches go to the second stream, branched off before. Tensors in use there must outlive `rejoin`."""
     if device.type != "cuda":
         yield
         return
-    stream = _second_stream(device)
-    stream.wait_stream(torch.cuda.current_stream(device))
-    with torch.cuda.stream(stream):
+    with torch.cuda.stream(_second_stream(device)):
         yield
 
 
