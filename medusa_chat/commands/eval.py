@@ -121,7 +121,8 @@ def as_text(report: dict[str, Any]) -> str:
     ]
     return "\n\n".join(
         [
-            f"{report['model']}, {report['heads']} heads, {report['prompts']} prompts, "
+            f"{report['model']}, {report['heads']} heads, "
+            f"{report['prompts']} prompt{'' if report['prompts'] == 1 else 's'}, "
             f"greedy replies of up to {report['max_tokens']} tokens, {report['machine']}",
             _with_bars(as_table(("right", *(f"top-{count}" for count in top)), accuracy), top["1"]),
             "tokens a step\n"

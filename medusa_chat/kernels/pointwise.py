@@ -48,6 +48,7 @@ def _normed(
     eps: float,
     num_rows: int,
 ) -> tuple[torch.Tensor, torch.Tensor]:
+    """Rows of the stream (…, D), those named by the ids if there are any, plus Σ partial; and their norm."""
     size = stream.shape[1]
     summed = torch.empty(num_rows, size, dtype=torch.float32, device=stream.device)
     normed = torch.empty_like(summed, dtype=weight.dtype)
@@ -82,16 +83,16 @@ def _norm_kernel(
     tl.store(normed_ptr + row * size + at, normed.to(weight.dtype), mask=inside)
 
 
-def gate_reference(partial: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
-    """partial (S, M, 2F), the gate's F columns before the up-projection's -> SiLU(gate) · up."""
+def gate_reference(partial: torch.Tensor) -> torch.Tensor:
+    """partial (S, M, 2F), the gate's F columns before the up-projection's -> SiLU(gate) · up (M, F)."""
     gate, up = partial.float().sum(0).chunk(2, -1)
-    return (torch.nn.functional.silu(gate) * up).to(dtype)
+    return (torch.nn.functional.silu(gate) * up).to(partial.dtype)
 
 
-def gate(partial: torch.Tensor, dtype: torch.dtype) -> torch.Tensor:
+def gate(partial: torch.Tensor) -> torch.Tensor:
     """As gate_reference, in one launch."""
     num_parts, num_rows, doubled = partial.shape
-    out = torch.empty(num_rows, doubled // 2, dtype=dtype, device=partial.device)
+    out = torch.empty(num_rows, doubled // 2, dtype=partial.dtype, device=partial.device)
     _gate_kernel[(num_rows, triton.cdiv(doubled // 2, 1024))](
         partial, out, num_rows, doubled // 2, NUM_PARTS=num_parts, BLOCK=1024
     )

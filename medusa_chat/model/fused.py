@@ -57,7 +57,7 @@ class _Layer:
 
     def mlp(self, normed: torch.Tensor) -> torch.Tensor:
         """(M, D) -> partial sums (S, M, D)."""
-        return self.down(gate(self.gate_up(normed), normed.dtype))
+        return self.down(gate(self.gate_up(normed)))
 
 
 class FusedModel(BaseModel):

@@ -52,7 +52,7 @@ class ProductLayer(nn.Module):
 
     def partial(self, u: torch.Tensor) -> torch.Tensor:
         """(n, D or 2D) -> partial sums (S, n, D)."""
-        return self._down(gate(self._gate_up(u), u.dtype))
+        return self._down(gate(self._gate_up(u)))
 
     def forward(self, u: torch.Tensor) -> torch.Tensor:
         """(n, D or 2D) -> (n, D)."""

@@ -66,7 +66,7 @@ def test_embed_norm() -> None:
 
 def test_gate() -> None:
     partial = torch.randn(2, 3, 2 * 1100, device=DEVICE).to(DTYPE)
-    torch.testing.assert_close(gate(partial, DTYPE), gate_reference(partial, DTYPE), rtol=2e-3, atol=1e-4)
+    torch.testing.assert_close(gate(partial), gate_reference(partial), rtol=2e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize("shared", [True, False])
