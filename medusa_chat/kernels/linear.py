@@ -6,8 +6,8 @@ many rows there are: drafting then changes no bit of a reply.
 
 Where there are few outputs, K is split over several programs. The result is left as partial sums (S, M, N)
 for the kernel that reads them next to add up, in order: no launch and no atomics for the reduction. They are
-rounded as a layer's output is elsewhere, to the inputs' 16 bits: of 64 rows they are as many bytes as a tenth
-of the weights. Logits, of which the largest two may be near, are asked for in float32.
+rounded as a layer's output is elsewhere, to the inputs' 16 bits: of 64 rows of a 7B in 4 bits they are a
+fifth of the weights' bytes. Logits, of which the largest two may be near, are asked for in float32.
 """
 
 from __future__ import annotations
