@@ -180,8 +180,8 @@ def test_so_it_is_with_an_lm_head_in_4_bits(shape: str) -> None:
     plan, taken = run(SHAPES[shape], "4bit", "path", 3600, "4bit")
     report(f"{shape} 4bit path, LM head 4bit", plan, taken)
     assert plan.weights == pytest.approx(taken.parts["weights"], rel=0.01)
-    # A model of 0.1 GB takes as much again beside what is planned: of what, was not looked into.
-    assert taken.reserved <= 1.1 * (plan.total - plan.program) + 0.1e9
+    assert taken.reserved <= 1.1 * (plan.total - plan.program)
+    # A model of 0.1 GB takes as much again for what is the same for all.
     assert taken.loading <= 1.1 * plan.loading + 0.1e9
 
 
