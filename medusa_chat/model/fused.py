@@ -129,7 +129,7 @@ class FusedModel(BaseModel):
         if self._output.weight.table is not None:
             product = self.cut(rows_of(self._output.weight, vocabulary))
         elif self.is_4bit:
-            product = self.cut(quantize_rows(self.lm_head_weight[vocabulary], self.lasting))
+            product = self.cut(quantize_rows(self.lm_head_weight, self.lasting, rows=vocabulary))
         else:
             rows = self.lm_head_weight[vocabulary]  # (V', D)
             return lambda hidden: F.linear(hidden, rows)

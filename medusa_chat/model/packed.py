@@ -35,24 +35,33 @@ def pack_modules(modules: Sequence[Any], dtype: torch.dtype) -> PackedWeight:
 
 
 def quantize_rows(
-    weight: torch.Tensor, lasting: LastingMemory, bias: torch.Tensor | None = None
+    weight: torch.Tensor,
+    lasting: LastingMemory,
+    bias: torch.Tensor | None = None,
+    rows: torch.Tensor | None = None,
 ) -> PackedWeight:
-    """(N, K) in 16 bits and (N,) or None -> NF4 in that memory, for products that need no precision."""
+    """(N, K) in 16 bits and (N,) or None -> NF4 in that memory, for products that need no precision. rows
+    (n,): those of the weight that are taken, in their order; None: all.
+    """
     # In parts: laying an LM head out at once would take four times its own memory.
     device = lasting.device
+    num_rows = len(weight) if rows is None else len(rows)
     whole: PackedWeight | None = None
-    for start in range(0, len(weight), _ROWS_AT_ONCE):
-        part = _quantize_rows(weight[start : start + _ROWS_AT_ONCE].to(device))
+    for start in range(0, num_rows, _ROWS_AT_ONCE):
+        these = slice(start, start + _ROWS_AT_ONCE)
+        part = _quantize_rows(weight[these if rows is None else rows[these]].to(device))
         if whole is None:
             with lasting.taken():
-                whole = _room_for(len(weight), part)
+                whole = _room_for(num_rows, part)
         end = start + part.num_outputs
-        for rows, values in ((whole.data, part.data), (whole.scales, part.scales)):
-            assert rows is not None
+        for held, values in ((whole.data, part.data), (whole.scales, part.scales)):
+            assert held is not None
             assert values is not None
-            rows[:, start:end] = values
+            held[:, start:end] = values
     assert whole is not None
-    return replace(whole, bias=None if bias is None else bias.to(device))
+    if bias is not None:
+        bias = (bias if rows is None else bias[rows]).to(device)
+    return replace(whole, bias=bias)
 
 
 def rows_of(weight: PackedWeight, rows: torch.Tensor) -> PackedWeight:

@@ -46,6 +46,19 @@ def test_some_rows_of_a_quantised_weight_are_those_rows_quantised() -> None:
     assert torch.equal(rows.bias, bias[some])
 
 
+def test_chosen_rows_are_quantised_as_if_alone(monkeypatch: pytest.MonkeyPatch) -> None:
+    weight, bias = torch.randn(90, 128).bfloat16(), torch.randn(90)
+    some = torch.randperm(90)[:70]
+    alone = quantize_rows(weight[some], LASTING, bias[some])
+    monkeypatch.setattr(packed, "_ROWS_AT_ONCE", 32)
+    chosen = quantize_rows(weight, LASTING, bias, some)
+    assert chosen.num_outputs == 70
+    assert chosen.bias is not None
+    assert torch.equal(chosen.bias, bias[some])
+    assert torch.equal(chosen.data, alone.data)
+    assert torch.equal(chosen.dequantized(), alone.dequantized())
+
+
 def test_rows_quantised_in_parts_are_those_quantised_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
     rows = torch.randn(70, 128).bfloat16()
     at_once = quantize_rows(rows, LASTING)
