@@ -115,7 +115,7 @@ def choose_rows(
     num_rows, vocab_size = logits.shape
     ids = torch.empty(num_rows, dtype=torch.int64, device=logits.device)
     block = triton.next_power_of_2(vocab_size)
-    _choose_kernel[(num_rows,)](
+    _choose_rows_kernel[(num_rows,)](
         logits, options, uniforms, length, depths, ids, vocab_size, BLOCK=block, num_warps=_num_warps(block)
     )
     return ids
@@ -129,7 +129,7 @@ def _ordered_bits(x):
 
 
 @triton.jit
-def _choose_kernel(
+def _choose_rows_kernel(
     logits_ptr, options_ptr, uniforms_ptr, length_ptr, depths_ptr, ids_ptr, vocab_size, BLOCK: tl.constexpr
 ):  # fmt: skip
     row = tl.program_id(0).to(tl.int64)

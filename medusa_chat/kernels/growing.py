@@ -204,7 +204,7 @@ def choose_nodes(
     expected = torch.empty(len(sizes) + 1, dtype=torch.float32, device=device)
     scratch = torch.empty(total, dtype=torch.float32, device=device)
     numbers = torch.empty(total + 1, dtype=torch.int64, device=device)
-    _choose_kernel[(1,)](
+    _choose_nodes_kernel[(1,)](
         nodes.joint, nodes.ids, nodes.parents, nodes.ancestors, depths,
         chain_nodes, chain_ids, chain_log_probs, sizes, scratch, numbers, chosen, paths, expected,
         TOTAL=total, NUM_NODES=num_nodes, WIDTH=width, WIDTH_BLOCK=triton.next_power_of_2(width),
@@ -217,7 +217,7 @@ def choose_nodes(
 
 
 @triton.jit
-def _choose_kernel(
+def _choose_nodes_kernel(
     joint_ptr, ids_ptr, parents_ptr, lines_ptr, depths_ptr, chain_ptr, chain_ids_ptr, chain_log_probs_ptr,
     sizes_ptr, scratch_ptr, numbers_ptr, chosen_ptr, paths_ptr, expected_ptr,
     TOTAL: tl.constexpr, NUM_NODES: tl.constexpr, WIDTH: tl.constexpr, WIDTH_BLOCK: tl.constexpr,
@@ -234,38 +234,11 @@ def _choose_kernel(
     on_chain = inside & (parents == TOTAL) & (at > 0)
     spine = tl.zeros((WIDTH_BLOCK,), tl.int64)
     if CHAIN > 0:
-        # The chain's own nodes, each below the one before.
-        place = depths - 1
-        ids = tl.where(on_chain, tl.load(chain_ids_ptr + place, mask=on_chain, other=-1), ids)
-        chances = tl.load(chain_log_probs_ptr + place, mask=on_chain, other=-float("inf"))
-        joint = tl.where(on_chain & (place >= NUM_HEADS), chances, joint)
-        before = tl.load(chain_ptr + place - 1, mask=on_chain & (place > 0), other=0)
-        parents = tl.where(on_chain, before, parents)
-        spine = tl.load(chain_ptr + column - 1, mask=(column > 0) & (column <= CHAIN), other=0)
-        # But as long as one of the heads' nodes holds the chain's token below the one before, that one is it.
-        last = tl.zeros((), tl.int64)
-        for step in tl.static_range(NUM_HEADS):
-            own = tl.load(chain_ptr + step)
-            token = tl.load(chain_ids_ptr + step)
-            chance = tl.load(chain_log_probs_ptr + step)
-            parents = tl.where(at == own, last, parents)
-            same = inside & (parents == last) & (ids == token)
-            last = tl.min(tl.where(same, at, BLOCK), 0).to(tl.int64)  # own is the last of its depth
-            joint = tl.where(at == last, tl.maximum(joint, chance), joint)
-            spine = tl.where(column == step + 1, last, spine)
-        if CHAIN > NUM_HEADS:
-            parents = tl.where(at == tl.load(chain_ptr + NUM_HEADS), last, parents)
-    # Ranks by counting who is likelier; of equals the first, so that every parent ranks before its child.
-    tl.store(scratch_ptr + at, joint, mask=inside)
-    tl.debug_barrier()
-    rank = tl.zeros((BLOCK,), tl.int32)
-    for start in tl.static_range(0, TOTAL, STRIP):
-        # Down the first axis: each thread counts for nodes of its own, without asking others.
-        other_at = start + tl.arange(0, STRIP)
-        other = tl.load(scratch_ptr + other_at, mask=other_at < TOTAL, other=-float("inf"))
-        before = (other[:, None] == joint[None, :]) & (other_at[:, None] < at[None, :])
-        before = (before | (other[:, None] > joint[None, :])) & (other_at < TOTAL)[:, None]
-        rank += tl.sum(before.to(tl.int32), 0)
+        ids, joint, parents, spine = _join_chain(
+            at, ids, joint, parents, depths, inside, on_chain, column,
+            chain_ptr, chain_ids_ptr, chain_log_probs_ptr, NUM_HEADS, CHAIN, BLOCK,
+        )  # fmt: skip
+    rank = _ranks(at, joint, inside, scratch_ptr, TOTAL, BLOCK, STRIP)
     size = tl.arange(0, SIZES_BLOCK)
     wanted = tl.load(sizes_ptr + size, mask=size < NUM_SIZES, other=0)
     hopes = tl.where(inside[None, :] & (rank[None, :] < wanted[:, None]), tl.exp(joint)[None, :], 0.0)
@@ -286,3 +259,50 @@ def _choose_kernel(
         line = tl.where(on_chain[:, None], hung, line)
     path = tl.load(numbers_ptr + line, mask=cell, other=0)
     tl.store(paths_ptr + number[:, None] * WIDTH + column[None, :], path, mask=cell)
+
+
+@triton.jit
+def _join_chain(
+    at, ids, joint, parents, depths, inside, on_chain, column,
+    chain_ptr, chain_ids_ptr, chain_log_probs_ptr,
+    NUM_HEADS: tl.constexpr, CHAIN: tl.constexpr, BLOCK: tl.constexpr,
+):  # fmt: skip
+    """What a chain changes of ids, joint and parents, and the nodes that hold its tokens, by depth."""
+    # The chain's own nodes, each below the one before.
+    place = depths - 1
+    ids = tl.where(on_chain, tl.load(chain_ids_ptr + place, mask=on_chain, other=-1), ids)
+    chances = tl.load(chain_log_probs_ptr + place, mask=on_chain, other=-float("inf"))
+    joint = tl.where(on_chain & (place >= NUM_HEADS), chances, joint)
+    before = tl.load(chain_ptr + place - 1, mask=on_chain & (place > 0), other=0)
+    parents = tl.where(on_chain, before, parents)
+    spine = tl.load(chain_ptr + column - 1, mask=(column > 0) & (column <= CHAIN), other=0)
+    # But as long as one of the heads' nodes holds the chain's token below the one before, that one is it.
+    last = tl.zeros((), tl.int64)
+    for step in tl.static_range(NUM_HEADS):
+        own = tl.load(chain_ptr + step)
+        token = tl.load(chain_ids_ptr + step)
+        chance = tl.load(chain_log_probs_ptr + step)
+        parents = tl.where(at == own, last, parents)
+        same = inside & (parents == last) & (ids == token)
+        last = tl.min(tl.where(same, at, BLOCK), 0).to(tl.int64)  # own is the last of its depth
+        joint = tl.where(at == last, tl.maximum(joint, chance), joint)
+        spine = tl.where(column == step + 1, last, spine)
+    if CHAIN > NUM_HEADS:
+        parents = tl.where(at == tl.load(chain_ptr + NUM_HEADS), last, parents)
+    return ids, joint, parents, spine
+
+
+@triton.jit
+def _ranks(at, joint, inside, scratch_ptr, TOTAL: tl.constexpr, BLOCK: tl.constexpr, STRIP: tl.constexpr):
+    """By counting who is likelier; of equals the first, so that every parent ranks before its child."""
+    tl.store(scratch_ptr + at, joint, mask=inside)
+    tl.debug_barrier()
+    rank = tl.zeros((BLOCK,), tl.int32)
+    for start in tl.static_range(0, TOTAL, STRIP):
+        # Down the first axis: each thread counts for nodes of its own, without asking others.
+        other_at = start + tl.arange(0, STRIP)
+        other = tl.load(scratch_ptr + other_at, mask=other_at < TOTAL, other=-float("inf"))
+        before = (other[:, None] == joint[None, :]) & (other_at[:, None] < at[None, :])
+        before = (before | (other[:, None] > joint[None, :])) & (other_at < TOTAL)[:, None]
+        rank += tl.sum(before.to(tl.int32), 0)
+    return rank
