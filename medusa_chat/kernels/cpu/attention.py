@@ -19,9 +19,11 @@ from numba.extending import overload
 
 from medusa_chat.decoder_memory import LEAN_CHUNK
 from medusa_chat.kernels.cpu.compiling import inner
-from medusa_chat.kernels.cpu.panels import FEW_PANELS, FEW_ROWS, LANES, panels_few, transpose
+from medusa_chat.kernels.cpu.panels import FEW_PANELS, FEW_ROWS, panels_few
 from medusa_chat.kernels.cpu.pointwise import as_row, exp_of_negative, norm_row
 from medusa_chat.kernels.cpu.team import take
+from medusa_chat.kernels.cpu.transposing import transpose
+from medusa_chat.kernels.cpu.vectors import LANES
 from medusa_chat.kernels.kv_rows import LARGEST, LEAST
 
 CHUNK = LEAN_CHUNK

@@ -27,7 +27,6 @@ from medusa_chat.kernels.cpu.packing import (
     PanelWeight,
 )
 from medusa_chat.kernels.cpu.panels import (
-    LANES,
     MOST_PANELS,
     MOST_ROWS,
     panels_1_2,
@@ -38,6 +37,7 @@ from medusa_chat.kernels.cpu.panels import (
 )
 from medusa_chat.kernels.cpu.pointwise import as_pointer
 from medusa_chat.kernels.cpu.team import take
+from medusa_chat.kernels.cpu.vectors import LANES
 
 
 def linear_reference(rows: torch.Tensor, weight: PanelWeight) -> torch.Tensor:

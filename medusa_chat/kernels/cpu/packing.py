@@ -16,7 +16,7 @@ import torch
 import torch.nn.functional as F
 
 from medusa_chat.kernels.cpu.host import HAS_PAIR_PRODUCTS
-from medusa_chat.kernels.cpu.panels import LANES
+from medusa_chat.kernels.cpu.vectors import LANES
 from medusa_chat.kernels.packing import GROUP
 
 UNIT = 2 * LANES  # outputs that are computed together

@@ -22,36 +22,23 @@ from numba import types
 from numba.extending import intrinsic
 
 from medusa_chat.kernels.cpu.host import HAS_AVX512
+from medusa_chat.kernels.cpu.vectors import (
+    BYTES,
+    FLOATS,
+    HALVES,
+    I32,
+    I64,
+    INTS,
+    LANES,
+    PAIRS,
+    declared,
+    fetch,
+    integer,
+)
 
-LANES = 16
 PAIRS_OF_A_GROUP = 32  # pairs of inner positions that share a scale of 4-bit weights
-_AHEAD = 4096
-
-_I8, _I16, _I32, _I64 = (ir.IntType(bits) for bits in (8, 16, 32, 64))
-_FLOATS = ir.VectorType(ir.FloatType(), LANES)
-_HALVES = ir.VectorType(ir.HalfType(), LANES)
-_INTS = ir.VectorType(_I32, LANES)
-_BYTES = ir.VectorType(_I8, LANES)
-_SIXTEENTHS = ir.Constant(_INTS, [16] * LANES)
-_HIGH = ir.Constant(_INTS, [-65536] * LANES)
-
-
-class _BFloat(ir.Type):  # type: ignore[misc]  # llvmlite knows no bfloat16
-    null = "0.0"
-
-    def __str__(self) -> str:
-        return "bfloat"
-
-    _to_string = __str__
-
-    def __eq__(self, other: object) -> bool:
-        return isinstance(other, _BFloat)
-
-    def __hash__(self) -> int:
-        return hash("bfloat")
-
-
-_PAIRS = ir.VectorType(_BFloat(), 2 * LANES)
+_SIXTEENTHS = ir.Constant(INTS, [16] * LANES)
+_HIGH = ir.Constant(INTS, [-65536] * LANES)
 
 
 def _panels(num_rows: int, num_panels: int) -> Callable[..., Any]:
@@ -115,36 +102,36 @@ class _Panel:
             length,
             self.out_stride,
         ) = arguments
-        self.steps = builder.udiv(length, _int(form.positions))
+        self.steps = builder.udiv(length, integer(form.positions))
         self.tables = form.tables(self, table)
 
     def generate(self) -> None:
         start = self._zeros()
         if self.form.scaled_groups:
-            sums = _loop(self.b, self.b.udiv(self.steps, _int(PAIRS_OF_A_GROUP)), start, self._add_group)
+            sums = _loop(self.b, self.b.udiv(self.steps, integer(PAIRS_OF_A_GROUP)), start, self._add_group)
         else:
             sums = _loop(self.b, self.steps, start, self._add_products)
         places = ((self.out_stride, r, p) for r in self.rows for p in self.panels)
         for (stride, r, p), value in zip(places, sums, strict=True):
-            place = self.pointer(self.out, _FLOATS, (stride, r), (_int(4 * LANES), p))
+            place = self.pointer(self.out, FLOATS, (stride, r), (integer(4 * LANES), p))
             self.b.store(value, place, align=4)
 
     def _zeros(self) -> list[Any]:
-        return [ir.Constant(_FLOATS, [0.0] * LANES)] * (len(self.rows) * len(self.panels))
+        return [ir.Constant(FLOATS, [0.0] * LANES)] * (len(self.rows) * len(self.panels))
 
     def _add_group(self, group: Any, sums: list[Any]) -> list[Any]:
         b = self.b
-        first = b.mul(group, _int(PAIRS_OF_A_GROUP))
+        first = b.mul(group, integer(PAIRS_OF_A_GROUP))
         parts = _loop(
             self.b,
-            _int(PAIRS_OF_A_GROUP),
+            integer(PAIRS_OF_A_GROUP),
             self._zeros(),
             lambda i, sums: self._add_products(b.add(first, i), sums),
         )
         scales = [
             b.load(
                 self.pointer(
-                    self.scales, _FLOATS, (self.scale_stride, p), (b.mul(group, _int(4 * LANES)), 1)
+                    self.scales, FLOATS, (self.scale_stride, p), (b.mul(group, integer(4 * LANES)), 1)
                 ),
                 align=4,
             )
@@ -160,43 +147,43 @@ class _Panel:
         offset = b.mul(number, self.weights_step)
         weights = []
         for p in self.panels:
-            address = b.add(b.add(self.weights, b.mul(self.panel_stride, _int(p))), offset)
-            _fetch(b, address)
+            address = b.add(b.add(self.weights, b.mul(self.panel_stride, integer(p))), offset)
+            fetch(b, address)
             weights.append(form.decode(self, address))
         after = []
         for r in self.rows:
-            row = form.row(self, b.add(self.x, b.mul(self.row_stride, _int(r))), number)
+            row = form.row(self, b.add(self.x, b.mul(self.row_stride, integer(r))), number)
             of_row = sums[r * len(self.panels) :]
             after += [form.multiply(self, weights[p], row, of_row[p]) for p in self.panels]
         return after
 
     def pointer(self, address: Any, kind: Any, *strides: tuple[Any, int]) -> Any:
         for stride, times in strides:
-            address = self.b.add(address, self.b.mul(stride, _int(times)))
+            address = self.b.add(address, self.b.mul(stride, integer(times)))
         return self.b.inttoptr(address, ir.PointerType(kind))
 
     def load(self, address: Any, kind: Any, offset: int = 0) -> Any:
-        return self.b.load(self.pointer(address, kind, (_int(offset), 1)), align=1)
+        return self.b.load(self.pointer(address, kind, (integer(offset), 1)), align=1)
 
     def everywhere(self, value: Any, kind: Any) -> Any:
         """A value in all lanes."""
-        one = self.b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(_I32, 0))
-        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(_INTS, [0] * LANES))
+        one = self.b.insert_element(ir.Constant(kind, ir.Undefined), value, ir.Constant(I32, 0))
+        return self.b.shuffle_vector(one, ir.Constant(kind, ir.Undefined), ir.Constant(INTS, [0] * LANES))
 
     def fma(self, a: Any, b: Any, c: Any) -> Any:
-        kind = ir.FunctionType(_FLOATS, [_FLOATS] * 3)
-        return self.b.call(_declared(self.b, "llvm.fma.v16f32", kind), [a, b, c])
+        kind = ir.FunctionType(FLOATS, [FLOATS] * 3)
+        return self.b.call(declared(self.b, "llvm.fma.v16f32", kind), [a, b, c])
 
     def pick(self, table: Any, numbers: Any) -> Any:
-        """Each lane's value (_FLOATS or _INTS) of 16 in a table; numbers (_INTS) below 16."""
+        """Each lane's value (FLOATS or INTS) of 16 in a table; numbers (INTS) below 16."""
         b, kind = self.b, table.type
         if HAS_AVX512:
-            name = "llvm.x86.avx512.permvar." + ("sf.512" if kind == _FLOATS else "si.512")
-            return b.call(_declared(b, name, ir.FunctionType(kind, [kind, _INTS])), [table, numbers])
-        values = [self.everywhere(b.extract_element(table, ir.Constant(_I32, n)), kind) for n in range(LANES)]
+            name = "llvm.x86.avx512.permvar." + ("sf.512" if kind == FLOATS else "si.512")
+            return b.call(declared(b, name, ir.FunctionType(kind, [kind, INTS])), [table, numbers])
+        values = [self.everywhere(b.extract_element(table, ir.Constant(I32, n)), kind) for n in range(LANES)]
         for bit in range(4):
             is_set = b.icmp_signed(
-                "!=", b.and_(numbers, ir.Constant(_INTS, [1 << bit] * LANES)), ir.Constant(_INTS, [0] * LANES)
+                "!=", b.and_(numbers, ir.Constant(INTS, [1 << bit] * LANES)), ir.Constant(INTS, [0] * LANES)
             )
             values = [b.select(is_set, values[n + 1], values[n]) for n in range(0, len(values), 2)]
         return values[0]
@@ -224,9 +211,9 @@ class _FloatForm(_Form):
     def row(self, panel: _Panel, address: Any, number: Any) -> Any:
         b, values = panel.b, []
         for position in range(self.positions):
-            place = b.add(b.mul(number, _int(self.positions)), _int(position))
+            place = b.add(b.mul(number, integer(self.positions)), integer(position))
             at = b.add(address, b.mul(place, panel.step))
-            values.append(panel.everywhere(panel.load(at, ir.FloatType()), _FLOATS))
+            values.append(panel.everywhere(panel.load(at, ir.FloatType()), FLOATS))
         return values
 
     def multiply(self, panel: _Panel, weights: Any, row: Any, total: Any) -> Any:
@@ -239,12 +226,12 @@ class _PairForm(_Form):
     """Rows in bfloat16, two inner positions at once; weights become pairs of it."""
 
     def row(self, panel: _Panel, address: Any, number: Any) -> Any:
-        pair = panel.load(panel.b.add(address, panel.b.mul(number, _int(4))), _I32)
-        return panel.b.bitcast(panel.everywhere(pair, _INTS), _PAIRS)
+        pair = panel.load(panel.b.add(address, panel.b.mul(number, integer(4))), I32)
+        return panel.b.bitcast(panel.everywhere(pair, INTS), PAIRS)
 
     def multiply(self, panel: _Panel, weights: Any, row: Any, total: Any) -> Any:
-        kind = ir.FunctionType(_FLOATS, [_FLOATS, _PAIRS, _PAIRS])
-        product = _declared(panel.b, "llvm.x86.avx512bf16.dpbf16ps.512", kind)
+        kind = ir.FunctionType(FLOATS, [FLOATS, PAIRS, PAIRS])
+        product = declared(panel.b, "llvm.x86.avx512bf16.dpbf16ps.512", kind)
         return panel.b.call(product, [total, weights, row])
 
 
@@ -252,45 +239,45 @@ class _Float32(_FloatForm):
     positions = 1
 
     def decode(self, panel: _Panel, address: Any) -> Any:
-        return [panel.load(address, _FLOATS)]
+        return [panel.load(address, FLOATS)]
 
 
 class _Float16(_FloatForm):
     positions = 1
 
     def decode(self, panel: _Panel, address: Any) -> Any:
-        return [panel.b.fpext(panel.load(address, _HALVES), _FLOATS)]
+        return [panel.b.fpext(panel.load(address, HALVES), FLOATS)]
 
 
 class _BFloat16(_FloatForm):
     def decode(self, panel: _Panel, address: Any) -> Any:
-        b, pairs = panel.b, panel.load(address, _INTS)
-        return [b.bitcast(half, _FLOATS) for half in (b.shl(pairs, _SIXTEENTHS), b.and_(pairs, _HIGH))]
+        b, pairs = panel.b, panel.load(address, INTS)
+        return [b.bitcast(half, FLOATS) for half in (b.shl(pairs, _SIXTEENTHS), b.and_(pairs, _HIGH))]
 
 
 class _BFloat16Pairs(_PairForm):
     def decode(self, panel: _Panel, address: Any) -> Any:
-        return panel.load(address, _PAIRS)
+        return panel.load(address, PAIRS)
 
 
 class _Int8(_FloatForm):
     def decode(self, panel: _Panel, address: Any) -> Any:
-        codes = (panel.load(address, _BYTES, LANES * position) for position in range(2))
-        return [panel.b.sitofp(panel.b.sext(some, _INTS), _FLOATS) for some in codes]
+        codes = (panel.load(address, BYTES, LANES * position) for position in range(2))
+        return [panel.b.sitofp(panel.b.sext(some, INTS), FLOATS) for some in codes]
 
 
 class _Int8Pairs(_PairForm):
     def decode(self, panel: _Panel, address: Any) -> Any:
-        first, second = (panel.b.bitcast(value, _INTS) for value in _Int8().decode(panel, address))
+        first, second = (panel.b.bitcast(value, INTS) for value in _Int8().decode(panel, address))
         both = panel.b.or_(panel.b.lshr(first, _SIXTEENTHS), second)  # bfloat16 holds 8 bits: nothing is lost
-        return panel.b.bitcast(both, _PAIRS)
+        return panel.b.bitcast(both, PAIRS)
 
 
 class _FourBits(_FloatForm):
     scaled_groups = True
 
     def tables(self, panel: _Panel, address: Any) -> tuple[Any, ...]:
-        return (panel.load(address, _FLOATS),)
+        return (panel.load(address, FLOATS),)
 
     def decode(self, panel: _Panel, address: Any) -> Any:
         return [panel.pick(panel.tables[0], codes) for codes in _nibbles(panel, address)]
@@ -301,17 +288,17 @@ class _FourBitPairs(_PairForm):
 
     def tables(self, panel: _Panel, address: Any) -> tuple[Any, ...]:
         """The table's values, which bfloat16 holds, as the first of a pair and as the second."""
-        second = panel.load(address, _INTS)
+        second = panel.load(address, INTS)
         return panel.b.lshr(second, _SIXTEENTHS), second
 
     def decode(self, panel: _Panel, address: Any) -> Any:
         values = map(panel.pick, panel.tables, _nibbles(panel, address))
-        return panel.b.bitcast(panel.b.or_(*values), _PAIRS)
+        return panel.b.bitcast(panel.b.or_(*values), PAIRS)
 
 
 def _nibbles(panel: _Panel, address: Any) -> tuple[Any, Any]:
-    b, both = panel.b, panel.b.zext(panel.load(address, _BYTES), _INTS)
-    return b.and_(both, ir.Constant(_INTS, [15] * LANES)), b.lshr(both, ir.Constant(_INTS, [4] * LANES))
+    b, both = panel.b, panel.b.zext(panel.load(address, BYTES), INTS)
+    return b.and_(both, ir.Constant(INTS, [15] * LANES)), b.lshr(both, ir.Constant(INTS, [4] * LANES))
 
 
 def _loop(
@@ -322,37 +309,20 @@ def _loop(
     head, inside, done = (b.append_basic_block(name) for name in ("head", "inside", "done"))
     b.branch(head)
     b.position_at_end(head)
-    number = b.phi(_I64)
-    number.add_incoming(_int(0), before)
-    sums = [b.phi(_FLOATS) for _ in start]
+    number = b.phi(I64)
+    number.add_incoming(integer(0), before)
+    sums = [b.phi(FLOATS) for _ in start]
     for phi, value in zip(sums, start, strict=True):
         phi.add_incoming(value, before)
     b.cbranch(b.icmp_signed("<", number, count), inside, done)
     b.position_at_end(inside)
     after = body(number, sums)
-    number.add_incoming(b.add(number, _int(1)), b.block)
+    number.add_incoming(b.add(number, integer(1)), b.block)
     for phi, value in zip(sums, after, strict=True):
         phi.add_incoming(value, b.block)
     b.branch(head)
     b.position_at_end(done)
     return sums
-
-
-def _int(value: int) -> Any:
-    return ir.Constant(_I64, value)
-
-
-def _fetch(builder: ir.IRBuilder, address: Any) -> None:
-    """What lies a little further on, into the second-level cache."""
-    byte = ir.PointerType(_I8)
-    kind = ir.FunctionType(ir.VoidType(), [byte, _I32, _I32, _I32])
-    place = builder.inttoptr(builder.add(address, _int(_AHEAD)), byte)
-    fetch = _declared(builder, "llvm.prefetch.p0", kind)
-    builder.call(fetch, [place, *(ir.Constant(_I32, n) for n in (0, 2, 1))])
-
-
-def _declared(builder: ir.IRBuilder, name: str, kind: Any) -> Any:
-    return builder.module.globals.get(name) or ir.Function(builder.module, kind, name)
 
 
 _FORMS: dict[tuple[Any, Any], _Form] = {
@@ -372,54 +342,3 @@ panels_4_2, panels_4_4 = _panels(4, 2), _panels(4, 4)
 panels_most = _panels(MOST_ROWS, MOST_PANELS)
 FEW_ROWS, FEW_PANELS = 4, 4 if HAS_AVX512 else 1
 panels_few = _panels(FEW_ROWS, FEW_PANELS)
-
-
-def _in_fours(*lanes: int) -> list[int]:
-    """The same in each four lanes; from 4 on they are the other vector's."""
-    return [start + lane % 4 + lane // 4 * LANES for start in range(0, LANES, 4) for lane in lanes]
-
-
-def _by_fours(*parts: int) -> list[int]:
-    """Four lanes at a time; from 4 on the other vector's."""
-    return [4 * part + lane for part in parts for lane in range(4)]
-
-
-# Which vectors meet, and what becomes of both: one instruction each, with AVX too. After the first two, each
-# four lanes hold a column of four rows, of columns 0, 2, 1, 3.
-_STAGES = (
-    (1, _in_fours(0, 4, 1, 5), _in_fours(2, 6, 3, 7)),
-    (2, _in_fours(0, 1, 4, 5), _in_fours(2, 3, 6, 7)),
-    (4, _by_fours(0, 4, 2, 6), _by_fours(1, 5, 3, 7)),
-    (8, _by_fours(0, 1, 4, 5), _by_fours(2, 3, 6, 7)),
-)
-
-
-@intrinsic
-def transpose(_, rows, row_stride, num_rows, out):
-    """16 columns of up to 16 rows in float32 -> 16 columns of 16, one after the other, of which those past
-    num_rows mean nothing. Arguments are addresses and bytes.
-    """
-
-    def generate(context, builder, signature, arguments):
-        at, stride, count, to = arguments
-        last = builder.sub(count, _int(1))
-
-        def load(row: int) -> Any:
-            is_there = builder.icmp_signed("<", _int(row), last)
-            place = builder.add(at, builder.mul(stride, builder.select(is_there, _int(row), last)))
-            _fetch(builder, place)
-            return builder.load(builder.inttoptr(place, ir.PointerType(_FLOATS)), align=4)
-
-        vectors = [load(row) for row in range(LANES)]
-        for distance, lower, upper in _STAGES:
-            for row in (row for row in range(LANES) if not row & distance):
-                pair = vectors[row], vectors[row + distance]
-                for place, lanes in ((row, lower), (row + distance, upper)):
-                    vectors[place] = builder.shuffle_vector(*pair, ir.Constant(_INTS, lanes))
-        for place, vector in enumerate(vectors):
-            column = place & ~3 | (place & 1) << 1 | (place & 2) >> 1
-            address = builder.add(to, _int(4 * LANES * column))
-            builder.store(vector, builder.inttoptr(address, ir.PointerType(_FLOATS)), align=4)
-        return context.get_dummy_value()
-
-    return types.void(*[types.int64] * 4), generate
