@@ -234,10 +234,15 @@ class Recorder:
     def _write_unsaved(self) -> None:
         # A thread's lock, not the loop's: a cancelled save goes on in its thread while the next begins.
         with self._lock:
-            for conversation, model in tuple(self._unsaved.items()):
-                if not conversation.is_stored:
-                    self._write(conversation, model)
-                self._unsaved.pop(conversation, None)
+            for conversation in tuple(self._unsaved):
+                # Out of the list first: what changes while it is written is put there again.
+                model = self._unsaved.pop(conversation)
+                try:
+                    if not conversation.is_stored:
+                        self._write(conversation, model)
+                except BaseException:
+                    self._unsaved.setdefault(conversation, model)
+                    raise
 
     def _write(self, conversation: Conversation, model: str) -> None:
         try:
@@ -285,5 +290,10 @@ class Recorder:
         if leaf is None or leaf is conversation.stored_leaf or leaf.stored_id is None:
             return
         assert conversation.id is not None
-        self._history.set_leaf(conversation.id, leaf.stored_id)
-        conversation.stored_leaf = leaf
+        # Before it is written: who goes back meanwhile to the one that was stored must be told from it.
+        before, conversation.stored_leaf = conversation.stored_leaf, leaf
+        try:
+            self._history.set_leaf(conversation.id, leaf.stored_id)
+        except BaseException:
+            conversation.stored_leaf = before
+            raise

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import random
 import sqlite3
+import threading
 
 import pytest
 
@@ -119,6 +121,35 @@ async def test_branches_survive_and_the_screen_comes_back(talk: Conversation) ->
     assert gravity not in again.turns
     again.choose(gravity)
     assert (said(again), gravity.partial) == (["tides?", "Gravity."], True)
+
+
+async def test_who_goes_back_while_the_other_branch_is_saved_comes_back_to_it(
+    talk: Conversation, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    history = History()
+    recorder = Recorder(history)
+    moon = talk.turns[1]
+    talk.go_before(moon)
+    gravity = talk.add("assistant", "Gravity.")
+    await recorder.save(talk, "m")
+    talk.choose(moon)
+    set_leaf, going_on, is_written = history.set_leaf, threading.Event(), threading.Event()
+
+    def slowly(conversation_id: int, message_id: int) -> None:
+        is_written.set()
+        assert going_on.wait(10)
+        set_leaf(conversation_id, message_id)
+
+    monkeypatch.setattr(history, "set_leaf", slowly)
+    first = asyncio.create_task(recorder.save(talk, "m"))
+    assert await asyncio.to_thread(is_written.wait, 10)
+    talk.choose(gravity)
+    second = asyncio.create_task(recorder.save(talk, "m"))
+    await asyncio.sleep(0)
+    going_on.set()
+    await asyncio.gather(first, second)
+    assert said(loaded(talk)) == ["tides?", "Gravity."]
+    assert talk.is_stored
 
 
 async def test_of_branches_never_seen_the_newest_is_chosen(talk: Conversation) -> None:
